@@ -1,0 +1,294 @@
+//! The store: the durable truth. It decides what was accepted and in which order.
+//!
+//! # Contract
+//! - **Positions rise in commit order.** A reader that has seen position `p` never later finds an event at or
+//!   below `p` that it was not shown. Holes are normal. `head` is final: everything at or below it is
+//!   committed or will never exist, and it never falls, even when retention empties the log.
+//! - **An append is all or nothing.** When `append` returns, its events are on disk. When it fails with
+//!   [`StoreError::Unavailable`] the outcome is unknown to the caller, yet still all or nothing; repeating it
+//!   with the same idempotency keys gives the first events.
+//! - **Times are the database's**, taken after the log's lock.
+//! - **Readers get only what is theirs**: every read for a user filters by audience, and leaves out what was
+//!   retracted, has expired (unless asked for) or has left this user after reading.
+//! - Reads are bounded by the `limit` they are given.
+//!
+//! Chosen by URL: `sqlite:path` or `postgres://…`. One conformance suite (`tests/store_conformance.rs`) runs
+//! against both.
+
+mod postgres;
+mod sqlite;
+mod types;
+
+use std::fmt;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Topic, UserId};
+pub use types::*;
+
+/// Bounds on what the store may cost.
+#[derive(Debug, Clone)]
+pub struct StoreLimits {
+    /// Connections held at once.
+    pub max_connections: u32,
+    /// How long a call waits for a free connection.
+    pub acquire_timeout: Duration,
+    /// How long a statement may run (Postgres `statement_timeout`, SQLite `busy_timeout`).
+    pub statement_timeout: Duration,
+    /// How long an append waits for the log's lock (Postgres `lock_timeout`).
+    pub lock_timeout: Duration,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a call to the store failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, timed out or is shutting down: try again later.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// A name that must be unique is taken.
+    #[error("{0} is taken")]
+    Taken(&'static str),
+    /// The URL or the schema is not one this program can use.
+    #[error("{0}")]
+    Unusable(String),
+    /// The database refused the statement: a defect here, or a schema changed by hand.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// The schema found in a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// Nothing there yet.
+    Empty,
+    /// Fewer migrations than this program knows.
+    Older,
+    /// What this program needs.
+    Current,
+    /// Migrations this program does not know, or altered ones.
+    Unknown,
+}
+
+/// The durable truth; see the module's contract. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Postgres(postgres::PostgresStore),
+    Sqlite(sqlite::SqliteStore),
+}
+
+/// Passes a call on to whichever backend there is.
+macro_rules! forward {
+    ($self:ident.$verb:ident($($argument:expr),*)) => {
+        match &$self.0 {
+            Backend::Postgres(store) => store.$verb($($argument),*).await,
+            Backend::Sqlite(store) => store.$verb($($argument),*).await,
+        }
+    };
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+impl Store {
+    /// Connects to the database at `url`. SQLite files are created; Postgres is reached on first use, so that
+    /// a node can start before its database does.
+    pub async fn open(url: &str, limits: &StoreLimits) -> Result<Self> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Ok(Self(Backend::Sqlite(sqlite::SqliteStore::open(url, limits).await?))),
+            Some("postgres" | "postgresql") => {
+                Ok(Self(Backend::Postgres(postgres::PostgresStore::open(url, limits)?)))
+            }
+            _ => Err(StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())),
+        }
+    }
+
+    /// Whether this is the embedded database, which migrates by itself.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.0, Backend::Sqlite(_))
+    }
+
+    /// Compares the database's schema with what this program needs.
+    pub async fn schema(&self) -> Result<Schema> {
+        forward!(self.schema())
+    }
+
+    /// Brings the schema up to date; safe to run from several nodes at once.
+    pub async fn migrate(&self) -> Result<()> {
+        forward!(self.migrate())
+    }
+
+    /// Where the log stands: one indexed read.
+    pub async fn log_state(&self) -> Result<LogState> {
+        forward!(self.log_state())
+    }
+
+    /// Gives the log a new epoch if it still has `old`; returns the one in force afterwards.
+    pub async fn renew_epoch(&self, old: &Epoch) -> Result<Epoch> {
+        forward!(self.renew_epoch(old))
+    }
+
+    /// Writes events to the log, all or nothing, in this order.
+    pub async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
+        forward!(self.append(events))
+    }
+
+    /// Reads `(after, up_to]` for a node: everything for everyone, for any of `users` or on any of `topics`,
+    /// whatever its state of reading; not what is retracted or expired. Audiences come whole.
+    pub async fn read_for_node(
+        &self,
+        after: Position,
+        up_to: Position,
+        users: &[UserId],
+        topics: &[Topic],
+        limit: u32,
+    ) -> Result<Page> {
+        forward!(self.read_for_node(after, up_to, users, topics, limit))
+    }
+
+    /// Reads `(after, up_to]` as a stream would replay it to `reader`: not what is retracted, expired or read.
+    pub async fn read_for_reader(
+        &self,
+        after: Position,
+        up_to: Position,
+        reader: &Reader,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<Page> {
+        forward!(self.read_for_reader(after, up_to, reader, filter, limit))
+    }
+
+    /// The event at `position`, whatever its state; for routing, never to be shown to anybody by itself.
+    pub async fn event_at(&self, position: Position) -> Result<Option<Event>> {
+        forward!(self.event_at(position))
+    }
+
+    /// A page of `reader`'s inbox.
+    pub async fn inbox(&self, reader: &Reader, query: &InboxQuery) -> Result<Vec<InboxEntry>> {
+        forward!(self.inbox(reader, query))
+    }
+
+    /// One event by its id, if it is for `user` (on any topic) and neither retracted nor gone from them.
+    /// Expired ones are found.
+    pub async fn inbox_event(&self, user: UserId, id: Uuid) -> Result<Option<InboxEntry>> {
+        forward!(self.inbox_event(user, id))
+    }
+
+    /// How many unread, unexpired events `reader` has of each type, most first; at most `limit` types.
+    pub async fn unread_counts(&self, reader: &Reader, limit: u32) -> Result<Vec<(EventType, i64)>> {
+        forward!(self.unread_counts(reader, limit))
+    }
+
+    /// Marks one event read or unread for `user`; reading again keeps the first time. The caller has checked
+    /// that it is theirs. Gives whether anything changed.
+    pub async fn mark(&self, user: UserId, position: Position, is_read: bool) -> Result<bool> {
+        forward!(self.mark(user, position, is_read))
+    }
+
+    /// Marks everything up to `position` read for `user`.
+    pub async fn mark_read_up_to(&self, user: UserId, position: Position) -> Result<()> {
+        forward!(self.mark_read_up_to(user, position))
+    }
+
+    /// Takes an event back, if it exists, is not retracted yet and is `publisher`'s (`None`: anybody's).
+    pub async fn retract(&self, id: Uuid, publisher: Option<UserId>) -> Result<Option<Event>> {
+        forward!(self.retract(id, publisher))
+    }
+
+    /// Removes the oldest events that were committed before `before`, at most `limit`, always a prefix of the
+    /// log, with their receipts; and sessions and tokens that ended before it. Gives how many events went.
+    pub async fn retire(&self, before: Millis, limit: u32) -> Result<u64> {
+        forward!(self.retire(before, limit))
+    }
+
+    /// Adds a user. `password_hash` is a PHC string.
+    pub async fn create_user(&self, name: &str, password_hash: &str, role: Role) -> Result<User> {
+        forward!(self.create_user(name, password_hash, role))
+    }
+
+    /// A user and their password's PHC string.
+    pub async fn user_by_name(&self, name: &str) -> Result<Option<(User, String)>> {
+        forward!(self.user_by_name(name))
+    }
+
+    /// Sets a password and ends the user's sessions; gives the hashes of those ended.
+    pub async fn set_password(&self, user: UserId, password_hash: &str) -> Result<Vec<SecretHash>> {
+        forward!(self.set_password(user, password_hash))
+    }
+
+    /// Users by name, after `after` (empty: from the start), at most `limit`.
+    pub async fn users(&self, after: &str, limit: u32) -> Result<Vec<User>> {
+        forward!(self.users(after, limit))
+    }
+
+    /// The numbers of those of `names` that exist.
+    pub async fn resolve_names(&self, names: &[String]) -> Result<Vec<(String, UserId)>> {
+        forward!(self.resolve_names(names))
+    }
+
+    /// Adds a token for `user`.
+    pub async fn create_token(
+        &self,
+        user: UserId,
+        name: &str,
+        secret: &SecretHash,
+        scopes: &[Scope],
+        lifetime: Option<Duration>,
+    ) -> Result<Token> {
+        forward!(self.create_token(user, name, secret, scopes, lifetime))
+    }
+
+    /// All tokens, or one user's, newest first, at most `limit`; revoked and expired ones too.
+    pub async fn tokens(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Token>> {
+        forward!(self.tokens(user, limit))
+    }
+
+    /// The token with this secret, if it is neither revoked nor expired.
+    pub async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
+        forward!(self.token_by_secret(secret))
+    }
+
+    /// Revokes a token; gives whether it was valid until now.
+    pub async fn revoke_token(&self, id: i64) -> Result<bool> {
+        forward!(self.revoke_token(id))
+    }
+
+    /// Adds a session that ends `lifetime` from now.
+    pub async fn create_session(&self, user: UserId, secret: &SecretHash, lifetime: Duration) -> Result<Session> {
+        forward!(self.create_session(user, secret, lifetime))
+    }
+
+    /// The session with this secret, if it has not ended.
+    pub async fn session_by_secret(&self, secret: &SecretHash) -> Result<Option<Session>> {
+        forward!(self.session_by_secret(secret))
+    }
+
+    /// Ends a session; gives whether there was one.
+    pub async fn end_session(&self, secret: &SecretHash) -> Result<bool> {
+        forward!(self.end_session(secret))
+    }
+
+    /// Those of `credentials` that no longer permit anything.
+    pub async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
+        forward!(self.lapsed(credentials))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_embedded() { "Store(sqlite)" } else { "Store(postgres)" })
+    }
+}

@@ -1,0 +1,230 @@
+//! What goes into the store and comes out of it.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::event::{Epoch, Event, EventType, Invalid, Millis, Position, Priority, Topic, UserId};
+
+/// SHA-256 of a secret (session id or token): the store never holds the secret itself.
+pub type SecretHash = [u8; 32];
+
+/// Where the log stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogState {
+    /// The history's name.
+    pub epoch: Epoch,
+    /// Everything at or below it was removed by retention.
+    pub floor: Position,
+    /// Everything at or below it is committed or will never exist.
+    pub head: Position,
+    /// The database's clock.
+    pub now: Millis,
+}
+
+/// The outcome of one append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The head just before this append.
+    pub previous: Position,
+    /// One for each event given, in the same order.
+    pub events: Vec<AppendedEvent>,
+}
+
+/// What became of one event of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppendedEvent {
+    /// Its place in the log.
+    pub position: Position,
+    /// Its id; of the first event, if this one repeated an idempotency key.
+    pub id: Uuid,
+    /// When it was committed.
+    pub created_at: Millis,
+    /// When it ends for everyone.
+    pub expires_at: Option<Millis>,
+    /// Whether it repeated an idempotency key: nothing was written for it.
+    pub is_repeat: bool,
+}
+
+/// Part of the log: events in position order, and the position up to which the read was complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// In position order.
+    pub events: Vec<Event>,
+    /// Every matching event at or below it (and above where the read began) is in `events`.
+    pub end: Position,
+}
+
+/// Who reads, and which topics besides what is addressed to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// The user.
+    pub user: UserId,
+    /// The topics asked for.
+    pub topics: Vec<Topic>,
+}
+
+/// Which of a reader's events are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only these types; empty: all.
+    pub types: Vec<EventType>,
+    /// Only this priority and higher.
+    pub min_priority: Option<Priority>,
+}
+
+/// The order of an inbox page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InboxOrder {
+    /// Highest position first.
+    #[default]
+    Newest,
+    /// Highest priority first, newest first within one priority.
+    Priority,
+}
+
+/// A question for an inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InboxQuery {
+    /// Which events.
+    pub filter: Filter,
+    /// Only unread ones.
+    pub unread_only: bool,
+    /// Only events of the reader's topics; otherwise also what is for everyone and for the user.
+    pub topics_only: bool,
+    /// Also those that have expired (never retracted ones).
+    pub include_expired: bool,
+    /// In which order.
+    pub order: InboxOrder,
+    /// The last entry of the page before: continue after it.
+    pub after: Option<(Priority, Position)>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// An event as it stands for one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxEntry {
+    /// The event.
+    pub event: Event,
+    /// When the user read it, if so.
+    pub read_at: Option<Millis>,
+}
+
+/// What a user may do: each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Receives.
+    Listener,
+    /// Also publishes, and retracts what it published.
+    Publisher,
+    /// Also retracts anything.
+    Admin,
+}
+
+impl Role {
+    /// The word used in JSON, on the command line and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Publisher => "publisher",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        [Self::Listener, Self::Publisher, Self::Admin]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| Invalid::new("role", "must be listener, publisher or admin"))
+    }
+}
+
+/// A person or program that may sign in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The store's number.
+    pub id: UserId,
+    /// 1 to 64 of `[A-Za-z0-9._-]`; unique.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at: Millis,
+}
+
+/// What a token lets its bearer do, each within the role of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Publish and retract.
+    Publish,
+    /// Stream and inbox.
+    Listen,
+}
+
+impl Scope {
+    /// The word used in JSON, on the command line and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Listen => "listen",
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "publish" => Ok(Self::Publish),
+            "listen" => Ok(Self::Listen),
+            _ => Err(Invalid::new("scope", "must be publish or listen")),
+        }
+    }
+}
+
+/// An API token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The store's number.
+    pub id: i64,
+    /// Whose it is.
+    pub user: User,
+    /// What it is for, in its maker's words.
+    pub name: String,
+    /// What it lets its bearer do.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Millis,
+    /// When it ends by itself.
+    pub expires_at: Option<Millis>,
+    /// When it was revoked, if so.
+    pub revoked_at: Option<Millis>,
+}
+
+/// A signed-in browser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose it is.
+    pub user: User,
+    /// When it ends by itself.
+    pub expires_at: Millis,
+}
+
+/// What a connection's permission rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credential {
+    /// A session, by the hash of its secret.
+    Session(SecretHash),
+    /// A token, by its number.
+    Token(i64),
+}

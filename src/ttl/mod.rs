@@ -1,0 +1,126 @@
+//! Keys that expire: the session cache, rate limits, presence and the liveness of events.
+//!
+//! # Contract
+//! - Nothing here is the truth. A key may vanish early (a restart, an eviction); it is never given back later
+//!   than its time. Every caller has an answer for "not there" and for an error.
+//! - Keys and values are text and bytes of ours; the backend puts its own prefix before keys.
+//! - `expirations` tells of keys under a prefix that ended by their time, late or not at all: for liveliness only.
+//! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
+//!
+//! Chosen by URL: `memory:` or `redis://…`. One conformance suite (`tests/ttl_conformance.rs`) runs against both.
+
+mod memory;
+mod redis;
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::event::Millis;
+
+/// Bounds on what expiring keys may cost.
+#[derive(Debug, Clone)]
+pub struct TtlLimits {
+    /// The most keys held in process (the memory backend only); the least used leave first.
+    pub max_keys: u64,
+    /// How long a call may take.
+    pub deadline: Duration,
+    /// How many expirations may wait for their reader; more are dropped and counted.
+    pub queue: usize,
+}
+
+impl Default for TtlLimits {
+    fn default() -> Self {
+        Self { max_keys: 200_000, deadline: Duration::from_millis(500), queue: 10_000 }
+    }
+}
+
+/// Why a call failed: the keys cannot be reached now.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("expiring keys are not available: {0}")]
+pub struct TtlError(pub String);
+
+/// The answer to [`Ttl::take`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Within the limit.
+    Allowed,
+    /// Over it; allowed again after this time.
+    RetryAfter(Duration),
+}
+
+/// Keys that expire; see the module's contract. Cheap to clone.
+#[derive(Clone)]
+pub struct Ttl(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Memory(memory::MemoryTtl),
+    Redis(redis::RedisTtl),
+}
+
+/// Passes a call on to whichever backend there is.
+macro_rules! forward {
+    ($self:ident.$verb:ident($($argument:expr),*)) => {
+        match &$self.0 {
+            Backend::Memory(ttl) => Ok(ttl.$verb($($argument),*)),
+            Backend::Redis(ttl) => ttl.$verb($($argument),*).await,
+        }
+    };
+}
+
+impl Ttl {
+    /// Uses the keys at `url`. An unusable URL is an error at once, an unreachable server is not.
+    pub fn open(url: &str, limits: &TtlLimits) -> Result<Self, TtlError> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("memory") => Ok(Self(Backend::Memory(memory::MemoryTtl::open(limits)))),
+            Some("redis" | "rediss" | "redis+unix" | "unix") => {
+                Ok(Self(Backend::Redis(redis::RedisTtl::open(url, limits)?)))
+            }
+            _ => Err(TtlError("the URL must begin with memory: or redis://".into())),
+        }
+    }
+
+    /// Sets a key for `lifetime`, replacing what was there.
+    pub async fn put(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<(), TtlError> {
+        forward!(self.put(key, value, lifetime))
+    }
+
+    /// Sets many keys (key, value, time at which each ends): one round trip. Times already past set nothing.
+    pub async fn put_until(&self, keys: &[(String, Vec<u8>, Millis)]) -> Result<(), TtlError> {
+        forward!(self.put_until(keys))
+    }
+
+    /// A key's value, if it has not ended.
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, TtlError> {
+        forward!(self.get(key))
+    }
+
+    /// Ends a key now. This is not told as an expiration.
+    pub async fn remove(&self, key: &str) -> Result<(), TtlError> {
+        forward!(self.remove(key))
+    }
+
+    /// Takes one from the rate limit `key`: `burst` (at least 1) at once, then one each `every`.
+    pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<Taken, TtlError> {
+        forward!(self.take(key, burst, every))
+    }
+
+    /// The keys under `prefix` (given without it) that end by their time, from now on.
+    pub fn expirations(&self, prefix: &str) -> mpsc::Receiver<String> {
+        match &self.0 {
+            Backend::Memory(ttl) => ttl.expirations(prefix),
+            Backend::Redis(ttl) => ttl.expirations(prefix),
+        }
+    }
+}
+
+impl fmt::Debug for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Backend::Memory(_) => "Ttl(memory)",
+            Backend::Redis(_) => "Ttl(redis)",
+        })
+    }
+}
