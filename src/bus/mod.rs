@@ -15,6 +15,7 @@
 //! Chosen by URL: `memory:` or `redis://…`. One conformance suite (`tests/bus_conformance.rs`) runs against both.
 
 mod memory;
+pub mod message;
 mod redis;
 
 use std::fmt;

@@ -6,10 +6,11 @@ use super::{Cursor, Epoch, Position, Priority};
 
 /// Orders one page of a backlog.
 ///
-/// `page` holds position and priority in position order; everything up to `end` is in it or concerns nobody
-/// here. Gives, for each event in the order it should leave, its index in `page` and the cursor that is true
+/// `page` holds position and priority in position order: everything up to `end` that concerns the listener, and
+/// perhaps a few urgent ones from beyond it. Gives, for each event in the order it should leave, its index in `page` and the cursor that is true
 /// once it has been sent: nothing it skipped is lost on resume, nothing it overtook with is repeated. At most
-/// [`Cursor::MAX_OVERTAKEN`] events are ahead at once. `ahead` are positions beyond `end` sent earlier.
+/// [`Cursor::MAX_OVERTAKEN`] events are ahead at once; `ahead` are those sent earlier, and together with what
+/// `page` holds beyond `end` they may not be more.
 pub fn leave_order(
     epoch: &Epoch,
     page: &[(Position, Priority)],
@@ -21,20 +22,21 @@ pub fn leave_order(
     let mut by_priority = by_priority.into_iter().peekable();
     let mut sent = vec![false; page.len()];
     let mut oldest = 0;
-    let mut overtaken: BTreeSet<Position> = ahead.iter().copied().filter(|p| *p > end).collect();
+    let mut overtaken: BTreeSet<Position> = ahead.iter().copied().collect();
     let mut order = Vec::with_capacity(page.len());
     for _ in 0..page.len() {
         while by_priority.next_if(|&i| sent[i]).is_some() {}
         let urgent = *by_priority.peek().expect("one unsent event per turn");
         let next = if overtaken.len() < Cursor::MAX_OVERTAKEN { urgent } else { oldest };
+        debug_assert!(!sent[next], "more beyond the page than may be ahead");
         sent[next] = true;
         overtaken.insert(page[next].0);
-        while sent.get(oldest) == Some(&true) {
+        while oldest < page.len() && sent[oldest] && page[oldest].0 <= end {
             overtaken.remove(&page[oldest].0);
             oldest += 1;
         }
-        let position = page.get(oldest).map_or(end, |(position, _)| position - 1);
-        let overtaken = overtaken.iter().copied().collect();
+        let position = page.get(oldest).map_or(end, |(position, _)| end.min(position - 1));
+        let overtaken = overtaken.iter().copied().filter(|p| *p > position).collect();
         order.push((next, Cursor { epoch: epoch.clone(), position, overtaken }));
     }
     order

@@ -3,8 +3,6 @@
 //! Events of publishers carry no `event:` field, so that `EventSource.onmessage` sees them all; their type
 //! is in the JSON. The server's own frames are named `carillon.…`.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -160,9 +158,4 @@ impl Delivery {
     pub fn has_expired(&self, now: Millis) -> bool {
         self.head.expires_at.is_some_and(|at| at <= now)
     }
-}
-
-/// Appends the frame to `out` under another cursor than its own.
-pub fn write_with_cursor(out: &mut String, cursor: &Cursor, frame: &Frame) {
-    let _ = write!(out, "id: {cursor}\n{}", String::from_utf8_lossy(frame.body()));
 }

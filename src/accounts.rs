@@ -1,0 +1,279 @@
+//! Accounts: passwords, sessions and tokens. Secrets are random, handed out once and kept only as hashes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::RngExt as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::event::{Invalid, UserId};
+use crate::store::{Credential, Role, Scope, SecretHash, Session, Store, StoreError, Token, User};
+use crate::ttl::{Taken, Ttl};
+
+/// How long a session lasts that is not to be remembered.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// How long a remembered session lasts.
+pub const REMEMBERED_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+/// How long an answer about a session or token may be kept; so long may one that has ended go on working if the
+/// word of its end was lost.
+const CACHED_FOR: Duration = Duration::from_secs(20);
+/// The longest password, in bytes: hashing costs time for each.
+const MAX_PASSWORD_LEN: usize = 512;
+/// The shortest password that may be set, in bytes.
+const MIN_PASSWORD_LEN: usize = 8;
+/// How many passwords are hashed at once on one node; each takes about 20 MB and most of a core for a moment.
+const CONCURRENT_HASHES: usize = 2;
+/// Attempts to sign in to one account at once, and the time for another.
+const SIGN_IN_BURST: u32 = 10;
+const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
+/// What every token begins with, so that a leaked one is recognised.
+const TOKEN_PREFIX: &str = "carillon_";
+
+/// Why an account could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AccountError {
+    /// A mistake in what was given.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Wrong name or password.
+    #[error("the name or the password is wrong")]
+    WrongPassword,
+    /// Too many attempts; allowed again after this.
+    #[error("too many attempts to sign in")]
+    TooManyAttempts(Duration),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Who is asking, and on what grounds.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Who.
+    pub user: User,
+    /// On what grounds.
+    pub credential: Credential,
+    /// What a token permits; `None` for a session, which permits what the role does.
+    pub scopes: Option<Vec<Scope>>,
+}
+
+impl Identity {
+    /// Whether this permits publishing.
+    pub fn may_publish(&self) -> bool {
+        self.user.role >= Role::Publisher && self.has(Scope::Publish)
+    }
+
+    /// Whether this permits streams and the inbox.
+    pub fn may_listen(&self) -> bool {
+        self.has(Scope::Listen)
+    }
+
+    fn has(&self, scope: Scope) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.contains(&scope))
+    }
+}
+
+/// The accounts of the cluster, as one node sees them. Cheap to clone.
+#[derive(Clone)]
+pub struct Accounts {
+    store: Store,
+    ttl: Ttl,
+    hashing: Arc<Semaphore>,
+}
+
+impl Accounts {
+    /// Accounts kept in `store`, with answers cached in `ttl`.
+    pub fn new(store: Store, ttl: Ttl) -> Self {
+        Self { store, ttl, hashing: Arc::new(Semaphore::new(CONCURRENT_HASHES)) }
+    }
+
+    /// Adds a user.
+    pub async fn create(&self, name: &str, password: &str, role: Role) -> Result<User, AccountError> {
+        check_name(name)?;
+        let hash = self.hash(password).await?;
+        Ok(self.store.create_user(name, &hash, role).await?)
+    }
+
+    /// Sets a password; gives the sessions that ended by it.
+    pub async fn set_password(&self, user: UserId, password: &str) -> Result<Vec<Credential>, AccountError> {
+        let hash = self.hash(password).await?;
+        let ended = self.store.set_password(user, &hash).await?;
+        for secret in &ended {
+            self.forget(&session_key(secret)).await;
+        }
+        Ok(ended.into_iter().map(Credential::Session).collect())
+    }
+
+    /// Checks a password and begins a session; gives its secret.
+    pub async fn sign_in(
+        &self,
+        name: &str,
+        password: &str,
+        lifetime: Duration,
+    ) -> Result<(String, Session), AccountError> {
+        let attempts = format!("sign-in:{}", hex(&hash_secret(name)));
+        match self.ttl.take(&attempts, SIGN_IN_BURST, SIGN_IN_EVERY).await {
+            Ok(Taken::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
+            Ok(Taken::Allowed) => {}
+            // Hashing is slow and bounded: that limits guessing while the keys are away.
+            Err(error) => tracing::warn!(%error, "sign-ins are not limited by name now"),
+        }
+        let found = self.store.user_by_name(name).await?;
+        let (user, hash) = found.map_or((None, unknown_user_hash()), |(user, hash)| (Some(user), hash));
+        // The same work for a name that does not exist, so that the time tells nothing.
+        let is_right = self.verify(password, hash).await;
+        let user = user.filter(|_| is_right).ok_or(AccountError::WrongPassword)?;
+        let secret = random_secret();
+        let session = self.store.create_session(user.id, &hash_secret(&secret), lifetime).await?;
+        Ok((secret, session))
+    }
+
+    /// Ends a session; gives what rested on it.
+    pub async fn sign_out(&self, secret: &SecretHash) -> Result<Credential, AccountError> {
+        self.store.end_session(secret).await?;
+        self.forget(&session_key(secret)).await;
+        Ok(Credential::Session(*secret))
+    }
+
+    /// Who holds this session, if it has not ended.
+    pub async fn by_session(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
+        let hash = hash_secret(secret);
+        let session: Option<Session> =
+            self.cached(&session_key(&hash), self.store.session_by_secret(&hash)).await?;
+        Ok(session.map(|session| Identity {
+            user: session.user,
+            credential: Credential::Session(hash),
+            scopes: None,
+        }))
+    }
+
+    /// Adds a token; gives its secret.
+    pub async fn create_token(
+        &self,
+        user: UserId,
+        name: &str,
+        scopes: &[Scope],
+        lifetime: Option<Duration>,
+    ) -> Result<(String, Token), AccountError> {
+        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+            return Err(Invalid::new("name", "must have 1 to 100 characters").into());
+        }
+        let secret = format!("{TOKEN_PREFIX}{}", random_secret());
+        let token = self.store.create_token(user, name, &hash_secret(&secret), scopes, lifetime).await?;
+        Ok((secret, token))
+    }
+
+    /// Whose token this is, if it is valid.
+    pub async fn by_token(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
+        let hash = hash_secret(secret);
+        let key = format!("token:{}", hex(&hash));
+        let token: Option<Token> = self.cached(&key, self.store.token_by_secret(&hash)).await?;
+        Ok(token.map(|token| Identity {
+            user: token.user,
+            credential: Credential::Token(token.id),
+            scopes: Some(token.scopes),
+        }))
+    }
+
+    /// Asks the cache, then the store; what the store found is cached for a short while.
+    async fn cached<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        ask: impl Future<Output = Result<Option<T>, StoreError>>,
+    ) -> Result<Option<T>, StoreError> {
+        if let Ok(Some(bytes)) = self.ttl.get(key).await
+            && let Ok(found) = serde_json::from_slice(&bytes)
+        {
+            return Ok(Some(found));
+        }
+        let found = ask.await?;
+        if let Some(Ok(bytes)) = found.as_ref().map(serde_json::to_vec)
+            && let Err(error) = self.ttl.put(key, &bytes, CACHED_FOR).await
+        {
+            tracing::debug!(%error, "an answer could not be cached");
+        }
+        Ok(found)
+    }
+
+    async fn forget(&self, key: &str) {
+        if let Err(error) = self.ttl.remove(key).await {
+            tracing::warn!(%error, "an ended session may work for some seconds more");
+        }
+    }
+
+    async fn hash(&self, password: &str) -> Result<String, AccountError> {
+        if !(MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.len()) {
+            return Err(Invalid::new("password", "must have 8 to 512 characters").into());
+        }
+        let password = password.to_owned();
+        let hash = move || Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string());
+        let hashed = self.off_the_runtime(hash).await;
+        let failed = || StoreError::Failed("the password could not be hashed".into());
+        Ok(hashed.and_then(Result::ok).ok_or_else(failed)?)
+    }
+
+    async fn verify(&self, password: &str, hash: String) -> bool {
+        if password.len() > MAX_PASSWORD_LEN {
+            return false;
+        }
+        let password = password.to_owned();
+        let verify = move || {
+            PasswordHash::new(&hash)
+                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+        };
+        self.off_the_runtime(verify).await.unwrap_or(false)
+    }
+
+    /// Hashing is meant to be slow: it gets threads of its own, few at a time. `None` if it panicked.
+    async fn off_the_runtime<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let _turn = self.hashing.acquire().await;
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Invalid> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        return Err(Invalid::new("name", "must be 1 to 64 letters, digits, '.', '_' and '-'"));
+    }
+    Ok(())
+}
+
+/// What is checked in vain for a name that does not exist.
+fn unknown_user_hash() -> String {
+    static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    HASH.get_or_init(|| {
+        Argon2::default().hash_password(b"nobody has this password").map_or_else(|_| String::new(), |h| h.to_string())
+    })
+    .clone()
+}
+
+/// 256 random bits as text.
+pub fn random_secret() -> String {
+    URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 32]>())
+}
+
+/// The form in which a secret is kept. Plain SHA-256 is enough: secrets are random, not chosen by people.
+pub fn hash_secret(secret: &str) -> SecretHash {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+fn session_key(secret: &SecretHash) -> String {
+    format!("session:{}", hex(secret))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

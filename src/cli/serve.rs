@@ -1,0 +1,126 @@
+//! `carillon serve`: one node.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Misconfigured, open_store};
+use crate::accounts::{Accounts, random_secret};
+use crate::config::ServeArgs;
+use crate::http::{Settings, health, router, server};
+use crate::node::Node;
+use crate::store::{Role, Scope, Store};
+use crate::ttl::{Ttl, TtlLimits};
+
+/// Runs a node until it is told to stop by a signal.
+pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "carillon=info,warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let listener = server::bind(args.listen)
+        .map_err(|error| Misconfigured(format!("cannot listen on {}: {error}", args.listen)))?;
+    let stop = CancellationToken::new();
+    if args.metrics_listen != "off" {
+        tokio::spawn(metrics(&args.metrics_listen, stop.clone())?);
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let told = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    serve(args, listener, told, stop).await
+}
+
+/// Serves on `listener` until `told`; then drains.
+pub async fn serve(
+    args: ServeArgs,
+    listener: TcpListener,
+    told: impl Future<Output = ()>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let wrong = |error: &dyn std::fmt::Display| Misconfigured(error.to_string());
+    let store = open_store(&args.store, args.migrate).await?;
+    let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default()).map_err(|e| wrong(&e))?;
+    let accounts = Accounts::new(store.clone(), ttl.clone());
+    let address = listener.local_addr()?;
+    if store.is_embedded() {
+        greet(&store, &accounts, &format!("http://{address}")).await?;
+    }
+    let limits = args.node_limits();
+    let settings = Settings {
+        max_data_bytes: args.max_data_bytes,
+        max_batch: limits.publish.batch,
+        secure_cookies: args.secure_cookies,
+    };
+    let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
+    let router = router(Arc::clone(&node), store, accounts, settings)?;
+    tracing::info!(%address, "listening");
+    let serving = tokio::spawn(server::serve(listener, router, args.max_connections, stop.clone()));
+    tokio::select! {
+        () = told => {
+            tracing::info!("draining");
+            node.drain().await;
+        }
+        () = node.stopped() => anyhow::bail!("a task of this node ended; see above"),
+    }
+    stop.cancel();
+    serving.await.context("the accept loop failed")?;
+    node.stop();
+    Ok(())
+}
+
+/// The metrics listener, on its own address.
+fn metrics(address: &str, stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let wrong = |error: &dyn std::fmt::Display| Misconfigured(format!("metrics cannot listen on {address}: {error}"));
+    let parsed = address.parse().map_err(|e| wrong(&e))?;
+    let listener = server::bind(parsed).map_err(|e| wrong(&e))?;
+    let figures = PrometheusBuilder::new().install_recorder()?;
+    let router = health::metrics_router(figures.clone());
+    let upkeep = async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            figures.run_upkeep();
+        }
+    };
+    Ok(async move {
+        tokio::select! {
+            () = server::serve(listener, router, 64, stop) => {}
+            () = upkeep => {}
+        }
+    })
+}
+
+/// On an empty embedded store: demo accounts, shown once, with a line that publishes.
+async fn greet(store: &Store, accounts: &Accounts, address: &str) -> anyhow::Result<()> {
+    if !store.users("", 1).await?.is_empty() {
+        return Ok(());
+    }
+    println!("A new store. These accounts were made for you; the passwords are shown only now:\n");
+    let mut token = String::new();
+    for (name, role) in [("admin", Role::Admin), ("alice", Role::Listener), ("bob", Role::Listener)] {
+        let password = random_secret()[..16].to_owned();
+        let user = accounts.create(name, &password, role).await?;
+        println!("    {name:<6} {password}");
+        if role == Role::Admin {
+            token = accounts.create_token(user.id, "first try", &[Scope::Publish, Scope::Listen], None).await?.0;
+        }
+    }
+    println!("\nOpen {address}/ and sign in. Then publish to everyone:\n");
+    println!(
+        "    curl {address}/api/v1/events -H 'Authorization: Bearer {token}' \
+         -d '{{\"type\":\"notification\",\"to\":\"everyone\",\"data\":{{\"title\":\"It works\"}}}}'\n"
+    );
+    Ok(())
+}

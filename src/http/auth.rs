@@ -1,0 +1,107 @@
+//! Who is asking: a session cookie or a bearer token.
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
+
+use super::problem::Problem;
+use crate::accounts::{Accounts, Identity};
+
+/// The name of the session's cookie.
+pub const SESSION_COOKIE: &str = "carillon_session";
+
+/// Somebody who may call the API. A request that says who it is, and wrongly, is refused and never anonymous.
+#[derive(Debug)]
+pub struct Caller(pub Identity);
+
+/// A [`Caller`] who may listen and read.
+#[derive(Debug)]
+pub struct ListenerCaller(pub Identity);
+
+/// A [`Caller`] who may publish.
+#[derive(Debug)]
+pub struct PublisherCaller(pub Identity);
+
+impl<S> FromRequestParts<S> for Caller
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let accounts = Accounts::from_ref(state);
+        let identity = match bearer(&parts.headers)? {
+            Some(token) => accounts.by_token(token).await?,
+            None => match CookieJar::from_headers(&parts.headers).get(SESSION_COOKIE) {
+                Some(cookie) => accounts.by_session(cookie.value()).await?,
+                None => None,
+            },
+        };
+        identity.map(Self).ok_or_else(Problem::unauthorized)
+    }
+}
+
+impl<S> FromRequestParts<S> for ListenerCaller
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        if identity.may_listen() {
+            Ok(Self(identity))
+        } else {
+            Err(Problem::forbidden("this token may not listen"))
+        }
+    }
+}
+
+impl<S> FromRequestParts<S> for PublisherCaller
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        if identity.may_publish() {
+            Ok(Self(identity))
+        } else {
+            Err(Problem::forbidden("publishing needs the role publisher, and a token with the scope publish"))
+        }
+    }
+}
+
+/// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    token.map(Some).ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "Authorization must be 'Bearer' and a token"))
+}
+
+/// The cookie for a new session; `max_age` if it is to outlive the browser.
+pub fn session_cookie(secret: String, max_age: Option<std::time::Duration>, secure: bool) -> Cookie<'static> {
+    let mut cookie = Cookie::new(SESSION_COOKIE, secret);
+    cookie.set_http_only(true);
+    cookie.set_same_site(SameSite::Lax);
+    cookie.set_secure(secure);
+    cookie.set_path("/");
+    if let Some(age) = max_age {
+        cookie.set_max_age(time::Duration::try_from(age).unwrap_or(time::Duration::DAY));
+    }
+    cookie
+}
+
+/// Whether the browser came over TLS, as far as the proxy in front says.
+pub fn is_secure(headers: &HeaderMap, always: bool) -> bool {
+    always || headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+}

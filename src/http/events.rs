@@ -1,0 +1,106 @@
+//! Publishing and taking back.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::Settings;
+use super::auth::PublisherCaller;
+use super::problem::Problem;
+use crate::accounts::Identity;
+use crate::bus::message::{GLOBAL, Notice};
+use crate::event::{Draft, Invalid, Position};
+use crate::node::Node;
+use crate::store::{Role, Store};
+
+#[derive(Serialize)]
+struct Receipt {
+    id: Uuid,
+    position: Position,
+}
+
+/// `POST /api/v1/events`
+pub async fn publish(
+    PublisherCaller(identity): PublisherCaller,
+    State(node): State<Arc<Node>>,
+    State(settings): State<Settings>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let json = json(&body.map_err(too_large)?)?;
+    let draft = Draft::read(&json, "", settings.max_data_bytes)?;
+    let receipts = publish_all(&identity, &node, &headers, vec![draft]).await?;
+    Ok((StatusCode::CREATED, Json(receipts.into_iter().next())))
+}
+
+/// `POST /api/v1/events/batch`
+pub async fn publish_batch(
+    PublisherCaller(identity): PublisherCaller,
+    State(node): State<Arc<Node>>,
+    State(settings): State<Settings>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Batch<'a> {
+        #[serde(borrow)]
+        events: Vec<&'a RawValue>,
+    }
+    let json = json(&body.map_err(too_large)?)?;
+    let batch: Batch<'_> = serde_json::from_str(json.get())
+        .map_err(|_| Invalid::new("events", "the body must be {\"events\": [one event, another, …]}"))?;
+    if batch.events.is_empty() || batch.events.len() > settings.max_batch {
+        return Err(Invalid::new("events", format!("must hold 1 to {} events", settings.max_batch)).into());
+    }
+    let read = |(index, event): (usize, &&RawValue)| {
+        Draft::read(event, &format!("events[{index}]."), settings.max_data_bytes)
+    };
+    let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let receipts = publish_all(&identity, &node, &headers, drafts).await?;
+    Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": receipts }))))
+}
+
+async fn publish_all(
+    identity: &Identity,
+    node: &Node,
+    headers: &HeaderMap,
+    drafts: Vec<Draft>,
+) -> Result<Vec<Receipt>, Problem> {
+    let key = headers.get("idempotency-key").map(|value| {
+        let wrong = |_| Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters");
+        value.to_str().map(str::to_owned).map_err(wrong)
+    });
+    let published = node.publisher.publish(identity.user.id, drafts, key.transpose()?).await?;
+    Ok(published.into_iter().map(|p| Receipt { id: p.id, position: p.position }).collect())
+}
+
+/// `DELETE /api/v1/events/{id}`: by its publisher or an admin.
+pub async fn retract(
+    PublisherCaller(identity): PublisherCaller,
+    State(node): State<Arc<Node>>,
+    State(store): State<Store>,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    let publisher = (identity.user.role < Role::Admin).then_some(identity.user.id);
+    let event = store.retract(id, publisher).await?.ok_or_else(Problem::not_found)?;
+    let notice = Notice::Retracted { position: event.position, audience: event.audience };
+    node.tell(GLOBAL.to_owned(), notice).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn json(body: &Bytes) -> Result<Box<RawValue>, Problem> {
+    serde_json::from_slice(body).map_err(|error| Invalid::new("body", format!("is not JSON: {error}")).into())
+}
+
+fn too_large(rejection: BytesRejection) -> Problem {
+    Problem::new(rejection.status(), rejection.body_text())
+}

@@ -1,0 +1,174 @@
+//! The inbox: what a user has, and what of it is read.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::auth::ListenerCaller;
+use super::params::Params;
+use super::problem::Problem;
+use crate::bus::message::{Notice, user_channel};
+use crate::event::frame::{Shown, rfc3339};
+use crate::event::{Cursor, Invalid, Position, Priority, UserId};
+use crate::node::Node;
+use crate::store::{InboxEntry, InboxOrder, InboxQuery, Store};
+
+/// How many entries a page has when nothing is said.
+pub const DEFAULT_PAGE: u32 = 50;
+/// The most entries of a page.
+const MAX_PAGE: u32 = 200;
+/// The most types counted apart.
+const MAX_COUNTED_TYPES: u32 = 200;
+
+#[derive(Serialize)]
+struct ShownEntry<'a> {
+    #[serde(flatten)]
+    event: Shown<'a>,
+    read_at: Option<String>,
+}
+
+impl<'a> From<&'a InboxEntry> for ShownEntry<'a> {
+    fn from(entry: &'a InboxEntry) -> Self {
+        Self { event: Shown::from(&entry.event), read_at: entry.read_at.map(rfc3339) }
+    }
+}
+
+/// A page of an inbox, and what to ask for next.
+pub struct InboxPage {
+    /// The entries.
+    pub entries: Vec<InboxEntry>,
+    /// Ask for the page after this one with it.
+    pub next: Option<String>,
+    /// A stream from here continues the page without a gap.
+    pub cursor: String,
+}
+
+/// Reads a page as the parameters ask. The cursor is taken first: what comes in between is in both.
+pub async fn page(store: &Store, user: UserId, params: &Params) -> Result<InboxPage, Problem> {
+    let reader = params.reader(user)?;
+    let limit = params.parsed("limit", "must be a whole number")?.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Invalid::new("limit", format!("must be 1 to {MAX_PAGE}")).into());
+    }
+    let order = match params.one("order")? {
+        None | Some("newest") => InboxOrder::Newest,
+        Some("priority") => InboxOrder::Priority,
+        Some(_) => return Err(Invalid::new("order", "must be newest or priority").into()),
+    };
+    let query = InboxQuery {
+        filter: params.filter()?,
+        unread_only: params.flag("unread")?,
+        topics_only: !reader.topics.is_empty(),
+        include_expired: params.flag("include_expired")?,
+        order,
+        after: params.one("after")?.map(read_key).transpose()?,
+        limit: limit + 1,
+    };
+    let state = store.log_state().await?;
+    let mut entries = store.inbox(&reader, &query).await?;
+    let has_more = entries.len() > limit as usize;
+    entries.truncate(limit as usize);
+    let next = entries.last().filter(|_| has_more).map(|e| format!("{}-{}", e.event.priority, e.event.position));
+    Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
+}
+
+/// Where a page continues: opaque to clients.
+fn read_key(text: &str) -> Result<(Priority, Position), Problem> {
+    let parts = text.split_once('-').and_then(|(priority, position)| {
+        Some((priority.parse().ok()?, position.parse().ok().filter(|p| *p >= 0)?))
+    });
+    parts.ok_or_else(|| Invalid::new("after", "must be the 'next' of an earlier page").into())
+}
+
+/// `GET /api/v1/inbox`
+pub async fn list(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    params: Params,
+) -> Result<Json<Value>, Problem> {
+    let page = page(&store, identity.user.id, &params).await?;
+    let entries: Vec<_> = page.entries.iter().map(ShownEntry::from).collect();
+    Ok(Json(json!({ "entries": entries, "next": page.next, "cursor": page.cursor })))
+}
+
+/// `GET /api/v1/inbox/{id}`
+pub async fn show(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Value>, Problem> {
+    let entry = find(&store, identity.user.id, id).await?;
+    Ok(Json(json!(ShownEntry::from(&entry))))
+}
+
+/// `GET /api/v1/inbox/counts`
+pub async fn counts(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    params: Params,
+) -> Result<Json<Value>, Problem> {
+    let reader = params.reader(identity.user.id)?;
+    let counts = store.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
+    let unread: i64 = counts.iter().map(|(_, count)| count).sum();
+    let by_type: serde_json::Map<String, Value> =
+        counts.into_iter().map(|(event_type, count)| (event_type.as_str().to_owned(), json!(count))).collect();
+    Ok(Json(json!({ "unread": unread, "by_type": by_type })))
+}
+
+/// `PUT /api/v1/inbox/{id}/read`
+pub async fn read(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    State(node): State<Arc<Node>>,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    mark(&store, &node, identity.user.id, id, true).await
+}
+
+/// `DELETE /api/v1/inbox/{id}/read`
+pub async fn unread(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    State(node): State<Arc<Node>>,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    mark(&store, &node, identity.user.id, id, false).await
+}
+
+async fn mark(store: &Store, node: &Node, user: UserId, id: Uuid, read: bool) -> Result<StatusCode, Problem> {
+    let position = find(store, user, id).await?.event.position;
+    if store.mark(user, position, read).await? {
+        node.tell(user_channel(user), Notice::Read { user, position, read }).await;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(store: &Store, user: UserId, id: Uuid) -> Result<InboxEntry, Problem> {
+    store.inbox_event(user, id).await?.ok_or_else(Problem::not_found)
+}
+
+/// The body of [`read_up_to`].
+#[derive(Deserialize)]
+pub struct UpTo {
+    position: Position,
+}
+
+/// `POST /api/v1/inbox/read-up-to`
+pub async fn read_up_to(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    State(node): State<Arc<Node>>,
+    body: Option<Json<UpTo>>,
+) -> Result<StatusCode, Problem> {
+    let wrong = || Invalid::new("position", "the body must be {\"position\": a whole number, 0 or more}");
+    let Json(UpTo { position: up_to }) = body.filter(|Json(body)| body.position >= 0).ok_or_else(wrong)?;
+    let user = identity.user.id;
+    store.mark_read_up_to(user, up_to).await?;
+    node.tell(user_channel(user), Notice::ReadUpTo { user, up_to }).await;
+    Ok(StatusCode::NO_CONTENT)
+}

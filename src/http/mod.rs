@@ -1,0 +1,114 @@
+//! HTTP: every route on this page. The only place that knows status codes.
+
+mod auth;
+mod events;
+pub mod health;
+mod inbox;
+mod pages;
+mod params;
+mod problem;
+pub mod server;
+mod session;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post, put};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::csrf::CsrfLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::accounts::Accounts;
+use crate::node::Node;
+use crate::store::Store;
+use pages::Pages;
+use problem::Problem;
+
+/// Pages run only what we serve ourselves; nothing inline, nothing framed.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The most bytes of a request that is not a publication.
+const MAX_SMALL_BODY: usize = 16 * 1024;
+/// What an event may have around its data, in bytes; a thousand recipients' names fit.
+const EVENT_OVERHEAD: usize = 80 * 1024;
+/// The most bytes of a batch.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// What handlers need to know of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The most bytes of an event's data.
+    pub max_data_bytes: usize,
+    /// The most events in one batch.
+    pub max_batch: usize,
+    /// Cookies are always marked Secure.
+    pub secure_cookies: bool,
+}
+
+/// Everything handlers are made of; each takes only its part.
+#[derive(Clone, FromRef)]
+pub struct App {
+    node: Arc<Node>,
+    store: Store,
+    accounts: Accounts,
+    pages: Pages,
+    settings: Settings,
+}
+
+/// All routes of a node.
+pub fn router(
+    node: Arc<Node>,
+    store: Store,
+    accounts: Accounts,
+    settings: Settings,
+) -> Result<Router, minijinja::Error> {
+    let app = App { node, store, accounts, pages: Pages::load()?, settings };
+    let publishing = Router::new()
+        .route("/api/v1/events", post(events::publish))
+        .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))
+        .route(
+            "/api/v1/events/batch",
+            post(events::publish_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)),
+        );
+    let rest = Router::new()
+        .route("/", get(pages::home))
+        .route("/login", get(pages::login).post(session::sign_in_form))
+        .route("/logout", post(session::sign_out_form))
+        .route("/static/{name}", get(pages::file))
+        .route("/api/v1/session", post(session::sign_in).delete(session::sign_out))
+        .route("/api/v1/events/{id}", delete(events::retract))
+        .route("/api/v1/stream", get(stream::open))
+        .route("/api/v1/inbox", get(inbox::list))
+        .route("/api/v1/inbox/counts", get(inbox::counts))
+        .route("/api/v1/inbox/read-up-to", post(inbox::read_up_to))
+        .route("/api/v1/inbox/{id}", get(inbox::show))
+        .route("/api/v1/inbox/{id}/read", put(inbox::read).delete(inbox::unread))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .layer(DefaultBodyLimit::max(MAX_SMALL_BODY));
+    let foreign = |_| Problem::forbidden("this request comes from another site").into_response();
+    Ok(publishing
+        .merge(rest)
+        .fallback(|| async { Problem::not_found() })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not know this method")
+        })
+        .layer(CsrfLayer::new().with_rejection_response(foreign))
+        .layer(CatchPanicLayer::new())
+        .layer(header("content-security-policy", CSP))
+        .layer(header("x-content-type-options", "nosniff"))
+        .layer(header("referrer-policy", "same-origin"))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            HeaderName::from_static("cache-control"),
+            HeaderValue::from_static("no-store"),
+        ))
+        .with_state(app))
+}
+
+fn header(name: &'static str, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(HeaderName::from_static(name), HeaderValue::from_static(value))
+}

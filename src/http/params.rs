@@ -1,0 +1,78 @@
+//! Query parameters, read by name so that a mistake is answered with the parameter's name.
+
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use url::form_urlencoded;
+
+use super::problem::Problem;
+use crate::event::{Invalid, Topic};
+use crate::store::{Filter, Reader};
+
+/// The most values of one repeatable parameter.
+const MAX_REPEATS: usize = 32;
+
+/// The parameters of a request's address.
+#[derive(Debug)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// A parameter that may stand once; empty counts as absent.
+    pub fn one<'a>(&'a self, name: &str) -> Result<Option<&'a str>, Problem> {
+        let mut values = self.all(name).into_iter();
+        let first = values.next();
+        match values.next() {
+            Some(_) => Err(Invalid::new(name, "may stand only once").into()),
+            None => Ok(first),
+        }
+    }
+
+    /// A parameter that may stand once, read as what it means.
+    pub fn parsed<T: FromStr>(&self, name: &str, must: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| Invalid::new(name, must).into())
+    }
+
+    /// `true` or `false`; absent is false.
+    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+        Ok(self.parsed(name, "must be true or false")?.unwrap_or(false))
+    }
+
+    /// A parameter that may be repeated, each of a kind that says itself what is wrong.
+    pub fn list<T: FromStr<Err = Invalid>>(&self, name: &str) -> Result<Vec<T>, Problem> {
+        let parse = |text: &str| text.parse().map_err(|e: Invalid| Problem::from(Invalid::new(name, e.message)));
+        let values = self.all(name).into_iter().map(parse).collect::<Result<Vec<T>, _>>()?;
+        if values.len() > MAX_REPEATS {
+            return Err(Invalid::new(name, format!("may stand at most {MAX_REPEATS} times")).into());
+        }
+        Ok(values)
+    }
+
+    /// `type` and `min_priority`.
+    pub fn filter(&self) -> Result<Filter, Problem> {
+        let must = "must be low, normal, high or urgent";
+        Ok(Filter { types: self.list("type")?, min_priority: self.parsed("min_priority", must)? })
+    }
+
+    /// The user, with the topics asked for.
+    pub fn reader(&self, user: i64) -> Result<Reader, Problem> {
+        let mut topics: Vec<Topic> = self.list("topic")?;
+        topics.sort_unstable();
+        topics.dedup();
+        Ok(Reader { user, topics })
+    }
+
+    fn all<'a>(&'a self, name: &str) -> Vec<&'a str> {
+        self.0.iter().filter(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+    }
+}

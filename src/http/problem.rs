@@ -1,0 +1,139 @@
+//! Errors as responses: JSON problems (RFC 9457), with the field at fault. The only place that maps errors.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::accounts::AccountError;
+use crate::event::Invalid;
+use crate::event::draft::TOO_LARGE;
+use crate::publish::{PublishError, RETRY_AFTER};
+use crate::store::StoreError;
+
+/// A problem, RFC 9457 §3; `field` is our extension member.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    title: String,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem with this status and one sentence about it.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
+        Self { title, status: status.as_u16(), detail: detail.into(), field: None, retry_after: None }
+    }
+
+    /// Nobody is signed in.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "sign in, or send a valid token")
+    }
+
+    /// Signed in, but not allowed.
+    pub fn forbidden(detail: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    /// Not there, or not theirs.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "there is no such thing here")
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// One sentence about it.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    fn about(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    fn after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_string(&self).unwrap_or_default();
+        let mut response = (self.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(pause) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        let status = if invalid.message.starts_with(TOO_LARGE) {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Self::new(status, invalid.to_string()).about(invalid.field)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => {
+                tracing::warn!(%error, "a request failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not reachable; try again").after(RETRY_AFTER)
+            }
+            StoreError::Taken(what) => Self::new(StatusCode::CONFLICT, format!("{what} is taken")),
+            StoreError::Unusable(_) | StoreError::Failed(_) => {
+                tracing::error!(%error, "a request failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store refused; the log of this node says why")
+            }
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Invalid(invalid) => invalid.into(),
+            PublishError::UnknownUser { ref field, .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).about(field.clone())
+            }
+            PublishError::Overloaded => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).after(RETRY_AFTER)
+            }
+            PublishError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AccountError> for Problem {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::Invalid(invalid) => invalid.into(),
+            AccountError::WrongPassword => Self::new(StatusCode::UNAUTHORIZED, error.to_string()),
+            AccountError::TooManyAttempts(pause) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()).after(pause)
+            }
+            AccountError::Store(error) => error.into(),
+        }
+    }
+}

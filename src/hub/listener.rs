@@ -1,0 +1,241 @@
+//! One listener: its filter, and the bounded queue between routing and its connection.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+use tokio_util::sync::CancellationToken;
+
+use super::CareLimits;
+use crate::event::{Delivery, Position};
+use crate::store::{Credential, Filter, Reader};
+
+/// What waits in a listener's queue.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An event.
+    Event(Arc<Delivery>),
+    /// One of the server's own events, without its `id:` line.
+    Notice(Arc<str>),
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Its session or token permits nothing any more.
+    SignedOut,
+    /// The client should come back: old age, draining, a new history.
+    Reconnect,
+}
+
+/// What a connection finds in its queue.
+#[derive(Debug)]
+pub enum Taken {
+    /// All that waited, in order.
+    Items(VecDeque<Item>),
+    /// Too much waited: resume from the cursor.
+    Lagged,
+    /// Nothing for a while: say so, and that everything is sent.
+    Heartbeat,
+    /// The stream ends.
+    Close(Closing),
+}
+
+/// Who wants to listen to what.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Who listens, and to which topics.
+    pub reader: Reader,
+    /// What they want of it.
+    pub filter: Filter,
+    /// What the permission rests on.
+    pub credential: Credential,
+    /// Ends the connection at once, even if its client reads nothing.
+    pub connection: CancellationToken,
+}
+
+/// One open stream, as routing sees it.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) id: u64,
+    subscription: Subscription,
+    max_events: usize,
+    max_bytes: usize,
+    /// Only what is above it is for the queue.
+    from: AtomicI64,
+    opened: Instant,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    is_lagging: bool,
+    heartbeat_due: bool,
+    closing: Option<Closing>,
+    /// When the connection last asked for more: it makes progress.
+    last_asked: Instant,
+    /// When the connection last got something to send.
+    last_sent: Instant,
+}
+
+impl std::ops::Deref for Listener {
+    type Target = Subscription;
+
+    fn deref(&self) -> &Subscription {
+        &self.subscription
+    }
+}
+
+impl Listener {
+    pub(super) fn new(
+        id: u64,
+        subscription: Subscription,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            id,
+            subscription,
+            max_events,
+            max_bytes,
+            from: AtomicI64::new(0),
+            opened: now,
+            queue: Mutex::new(Queue {
+                items: VecDeque::new(),
+                bytes: 0,
+                is_lagging: false,
+                heartbeat_due: false,
+                closing: None,
+                last_asked: now,
+                last_sent: now,
+            }),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on everything above `at` is for the queue.
+    pub(super) fn resume_from(&self, at: Position) {
+        self.from.store(at, Ordering::Relaxed);
+        self.queue().is_lagging = false;
+    }
+
+    /// Queues an event if this listener wants it.
+    pub(super) fn offer(&self, event: &Arc<Delivery>) {
+        let head = &event.head;
+        let is_wanted = head.position > self.from.load(Ordering::Relaxed)
+            && self.filter.min_priority.is_none_or(|least| head.priority >= least)
+            && (self.filter.types.is_empty() || self.filter.types.contains(&head.event_type));
+        if is_wanted {
+            self.push(Item::Event(event.clone()));
+        }
+    }
+
+    /// Queues something. On overflow the queue is emptied and the stream will resume from its own cursor.
+    pub(super) fn push(&self, item: Item) {
+        let size = match &item {
+            Item::Event(event) => event.frame.bytes().len(),
+            Item::Notice(body) => body.len(),
+        };
+        {
+            let mut queue = self.queue();
+            if queue.is_lagging {
+                return;
+            }
+            if queue.items.len() >= self.max_events || queue.bytes + size > self.max_bytes.max(size) {
+                metrics::counter!("carillon_listener_lags_total").increment(1);
+                queue.is_lagging = true;
+                queue.items = VecDeque::new();
+                queue.bytes = 0;
+            } else {
+                queue.bytes += size;
+                queue.items.push_back(item);
+            }
+        }
+        self.waker.wake();
+    }
+
+    /// Takes one event out of the queue.
+    pub(super) fn forget(&self, position: Position) {
+        let mut queue = self.queue();
+        queue.items.retain(|item| !matches!(item, Item::Event(event) if event.position() == position));
+    }
+
+    /// Asks the stream to end. The first reason stands.
+    pub fn close(&self, closing: Closing) {
+        self.queue().closing.get_or_insert(closing);
+        self.waker.wake();
+    }
+
+    /// Whether the stream was asked to end.
+    pub fn is_closing(&self) -> bool {
+        self.queue().closing.is_some()
+    }
+
+    /// Everything that waits, for the connection. `live` is false during replay, when only endings and
+    /// heartbeats matter.
+    pub fn poll_take(&self, cx: &mut Context<'_>, live: bool) -> Poll<Taken> {
+        self.waker.register(cx.waker());
+        let mut queue = self.queue();
+        queue.last_asked = Instant::now();
+        if let Some(closing) = queue.closing {
+            return Poll::Ready(Taken::Close(closing));
+        }
+        if live && queue.is_lagging {
+            return Poll::Ready(Taken::Lagged);
+        }
+        if live && !queue.items.is_empty() {
+            queue.bytes = 0;
+            queue.heartbeat_due = false;
+            queue.last_sent = queue.last_asked;
+            return Poll::Ready(Taken::Items(std::mem::take(&mut queue.items)));
+        }
+        if std::mem::take(&mut queue.heartbeat_due) {
+            queue.last_sent = queue.last_asked;
+            return Poll::Ready(Taken::Heartbeat);
+        }
+        Poll::Pending
+    }
+
+    /// Looks after the stream: heartbeat, old age, no progress. Called about once a second.
+    pub fn care(&self, now: Instant, limits: &CareLimits) {
+        let jitter = limits.max_age / 1000 * u32::try_from(self.id % 100).unwrap_or(0);
+        let is_old = now.saturating_duration_since(self.opened) + jitter >= limits.max_age;
+        let mut queue = self.queue();
+        let has_work =
+            queue.is_lagging || !queue.items.is_empty() || queue.closing.is_some() || queue.heartbeat_due;
+        if has_work && now.saturating_duration_since(queue.last_asked) >= limits.stall_timeout {
+            metrics::counter!("carillon_listeners_stalled_total").increment(1);
+            self.connection.cancel();
+            return;
+        }
+        let is_quiet = now.saturating_duration_since(queue.last_sent) >= limits.heartbeat_every;
+        if is_old {
+            queue.closing.get_or_insert(Closing::Reconnect);
+        }
+        if is_quiet {
+            queue.heartbeat_due = true;
+        }
+        drop(queue);
+        if is_old || is_quiet {
+            self.waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+impl Listener {
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue().items.len()
+    }
+}

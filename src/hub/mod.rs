@@ -1,0 +1,369 @@
+//! The hub: who listens on this node, and the routing of events to them. No input or output, no await.
+//!
+//! One lock covers routing and registering, so that a listener is registered either before an event is routed
+//! (and gets it) or after (and its fence says to replay it).
+
+mod listener;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use std::sync::{Mutex, MutexGuard};
+
+use crate::event::frame::control_body;
+use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
+use crate::store::Credential;
+pub use listener::{Closing, Item, Listener, Subscription, Taken};
+
+/// Bounds on what listeners may cost.
+#[derive(Debug, Clone)]
+pub struct HubLimits {
+    /// The most events queued for one listener; more and it lags.
+    pub queue_events: usize,
+    /// The most bytes of events queued for one listener; more and it lags.
+    pub queue_bytes: usize,
+    /// How many routes are remembered, to tell a reconnecting listener at once that it missed nothing.
+    pub ring: usize,
+    /// The most streams of one user on this node.
+    pub streams_per_user: usize,
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        Self { queue_events: 256, queue_bytes: 256 * 1024, ring: 65_536, streams_per_user: 64 }
+    }
+}
+
+/// What changed about whom this node listens for; told under the hub's lock, so in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interest {
+    /// The first listener of this user came, or the last one went.
+    User(UserId, bool),
+    /// The first listener of this topic came, or the last one went.
+    Topic(Topic, bool),
+}
+
+/// Who listens on this node; see the module.
+pub struct Hub {
+    routing: Mutex<Routing>,
+    applied: AtomicI64,
+    limits: HubLimits,
+    on_interest: Box<dyn Fn(Interest) + Send + Sync>,
+}
+
+/// The hub's state under its lock.
+pub struct Routing {
+    epoch: Option<Epoch>,
+    floor: Position,
+    applied: Position,
+    /// Up to where a read for the listeners of a moment ago is under way: later ones replay that themselves.
+    reading: Position,
+    next_id: u64,
+    listeners: HashMap<u64, Arc<Listener>>,
+    by_user: HashMap<UserId, Vec<Arc<Listener>>>,
+    by_topic: HashMap<Topic, Vec<Arc<Listener>>>,
+    ring: VecDeque<(Position, Audience)>,
+    /// Everything above it and up to `applied` is in the ring.
+    ring_floor: Position,
+    ring_limit: usize,
+}
+
+/// Where a listener stands when it has just been registered or has caught breath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The history in force.
+    pub epoch: Epoch,
+    /// Everything at or below was removed by retention.
+    pub floor: Position,
+    /// Everything above it reaches the queue; up to it, replay.
+    pub at: Position,
+    /// Whether the ring shows that nothing in (cursor, at] is for this listener.
+    pub missed_nothing: bool,
+}
+
+/// Why a listener was not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The node has not yet seen the log.
+    NotReady,
+    /// This user has as many streams here as are allowed.
+    TooManyStreams,
+}
+
+impl Hub {
+    /// An empty hub that tells `on_interest` which users and topics are wanted here.
+    pub fn new(limits: HubLimits, on_interest: impl Fn(Interest) + Send + Sync + 'static) -> Self {
+        let routing = Routing {
+            epoch: None,
+            floor: 0,
+            applied: 0,
+            reading: 0,
+            next_id: 0,
+            listeners: HashMap::new(),
+            by_user: HashMap::new(),
+            by_topic: HashMap::new(),
+            ring: VecDeque::new(),
+            ring_floor: 0,
+            ring_limit: limits.ring,
+        };
+        Self {
+            routing: Mutex::new(routing),
+            applied: AtomicI64::new(0),
+            limits,
+            on_interest: Box::new(on_interest),
+        }
+    }
+
+    /// Takes the lock. Held only for short, never across an await.
+    pub fn lock(&self) -> HubGuard<'_> {
+        // A panic while routing cannot leave half an update that matters more than going on.
+        let routing = self.routing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        HubGuard { hub: self, routing }
+    }
+
+    /// The last position handed to listeners. Everything up to it is already in their queues.
+    pub fn applied(&self) -> Position {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Registers a listener; from the fence on, what is for it reaches its queue.
+    pub fn register(
+        &self,
+        subscription: Subscription,
+        cursor: Option<&Cursor>,
+    ) -> Result<(Arc<Listener>, Fence), Refused> {
+        let mut guard = self.lock();
+        let routing = &mut *guard.routing;
+        if routing.epoch.is_none() {
+            return Err(Refused::NotReady);
+        }
+        if routing.streams_of(subscription.reader.user) >= self.limits.streams_per_user {
+            return Err(Refused::TooManyStreams);
+        }
+        routing.next_id += 1;
+        let listener = Arc::new(Listener::new(
+            routing.next_id,
+            subscription,
+            self.limits.queue_events,
+            self.limits.queue_bytes,
+        ));
+        routing.listeners.insert(listener.id, listener.clone());
+        let of_user = routing.by_user.entry(listener.reader.user).or_default();
+        of_user.push(listener.clone());
+        if of_user.len() == 1 {
+            (self.on_interest)(Interest::User(listener.reader.user, true));
+        }
+        for topic in &listener.reader.topics {
+            let of_topic = routing.by_topic.entry(topic.clone()).or_default();
+            of_topic.push(listener.clone());
+            if of_topic.len() == 1 {
+                (self.on_interest)(Interest::Topic(topic.clone(), true));
+            }
+        }
+        let fence = routing.fence(&listener, cursor);
+        Ok((listener, fence))
+    }
+
+    /// A lagging listener has caught breath: from the new fence on, events reach its queue again.
+    pub fn fence(&self, listener: &Arc<Listener>, cursor: &Cursor) -> Fence {
+        self.lock().routing.fence(listener, Some(cursor))
+    }
+
+    /// Forgets a listener.
+    pub fn unregister(&self, listener: &Listener) {
+        let mut guard = self.lock();
+        let routing = &mut *guard.routing;
+        if routing.listeners.remove(&listener.id).is_none() {
+            return;
+        }
+        let user = listener.reader.user;
+        if leave(&mut routing.by_user, &user, listener.id) {
+            (self.on_interest)(Interest::User(user, false));
+        }
+        for topic in &listener.reader.topics {
+            if leave(&mut routing.by_topic, topic, listener.id) {
+                (self.on_interest)(Interest::Topic(topic.clone(), false));
+            }
+        }
+    }
+
+    /// Everybody who listens here, at this moment.
+    pub fn listeners(&self) -> Vec<Arc<Listener>> {
+        self.lock().routing.listeners.values().cloned().collect()
+    }
+
+    /// How many listen here.
+    pub fn len(&self) -> usize {
+        self.lock().routing.listeners.len()
+    }
+
+    /// Whether nobody listens here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes the streams that rest on any of these credentials.
+    pub fn end(&self, credentials: &[Credential]) {
+        for listener in self.listeners() {
+            if credentials.contains(&listener.credential) {
+                listener.close(Closing::SignedOut);
+            }
+        }
+    }
+}
+
+/// Takes a listener out of one list; whether the list is gone with it.
+fn leave<K: std::hash::Hash + Eq>(lists: &mut HashMap<K, Vec<Arc<Listener>>>, key: &K, id: u64) -> bool {
+    let Some(list) = lists.get_mut(key) else { return false };
+    list.retain(|l| l.id != id);
+    list.is_empty() && lists.remove(key).is_some()
+}
+
+/// The hub, locked.
+pub struct HubGuard<'a> {
+    hub: &'a Hub,
+    routing: MutexGuard<'a, Routing>,
+}
+
+impl HubGuard<'_> {
+    /// Whether an event for `audience` concerns somebody here.
+    pub fn concerns(&self, audience: &Audience) -> bool {
+        self.routing.concerns(audience)
+    }
+
+    /// The users and topics somebody here listens for.
+    pub fn interests(&self) -> (Vec<UserId>, Vec<Topic>) {
+        (self.routing.by_user.keys().copied().collect(), self.routing.by_topic.keys().cloned().collect())
+    }
+
+    /// A read up to `up_to` begins, for those who listen now; who comes later must replay that far.
+    pub fn reading(&mut self, up_to: Position) {
+        self.routing.reading = self.routing.reading.max(up_to);
+    }
+
+    /// Hands events to their listeners and moves `applied`. `routes` are all positions since `applied`; `None`:
+    /// only what concerned somebody here is known.
+    pub fn apply(&mut self, events: &[Arc<Delivery>], routes: Option<Vec<(Position, Audience)>>, applied: Position) {
+        for event in events {
+            self.routing.route(event);
+        }
+        let routing = &mut *self.routing;
+        match routes {
+            Some(routes) => routing.ring.extend(routes),
+            None => {
+                routing.ring.clear();
+                routing.ring_floor = applied;
+            }
+        }
+        while routing.ring.len() > routing.ring_limit {
+            routing.ring_floor = routing.ring.pop_front().map_or(routing.ring_floor, |(position, _)| position);
+        }
+        routing.applied = applied;
+        // After the queues: a listener that finds its queue empty may then say it has seen up to here.
+        self.hub.applied.store(applied, Ordering::Release);
+    }
+
+    /// Begins a history, or follows retention. A new history ends every stream: each comes back with a cursor
+    /// of the old one and is told.
+    pub fn begin(&mut self, epoch: &Epoch, floor: Position, applied: Position) {
+        let routing = &mut *self.routing;
+        if routing.epoch.as_ref() != Some(epoch) {
+            routing.listeners.values().for_each(|l| l.close(Closing::Reconnect));
+            routing.ring.clear();
+            routing.epoch = Some(epoch.clone());
+            routing.applied = applied;
+            routing.reading = applied;
+            routing.ring_floor = applied;
+            self.hub.applied.store(applied, Ordering::Release);
+        }
+        routing.floor = floor;
+    }
+
+    /// Tells one of the server's own events to those whom `audience` means.
+    pub fn notify(&self, audience: &Audience, name: &str, data: &impl serde::Serialize) {
+        let body: Arc<str> = control_body(name, data).into();
+        self.routing.each(audience, |listener| listener.push(Item::Notice(body.clone())));
+    }
+
+    /// Takes an event that nobody may see any more out of the queues it waits in.
+    pub fn forget(&self, audience: &Audience, position: Position) {
+        self.routing.each(audience, |listener| listener.forget(position));
+    }
+
+    /// The audience of a position still in the ring.
+    pub fn audience_of(&self, position: Position) -> Option<Audience> {
+        let ring = &self.routing.ring;
+        let at = ring.binary_search_by_key(&position, |(position, _)| *position).ok()?;
+        Some(ring[at].1.clone())
+    }
+}
+
+impl Routing {
+    fn streams_of(&self, user: UserId) -> usize {
+        self.by_user.get(&user).map_or(0, Vec::len)
+    }
+
+    fn concerns(&self, audience: &Audience) -> bool {
+        match audience {
+            Audience::Everyone => !self.listeners.is_empty(),
+            Audience::Users(users) => users.iter().any(|user| self.by_user.contains_key(user)),
+            Audience::Topic(topic) => self.by_topic.contains_key(topic),
+        }
+    }
+
+    fn each(&self, audience: &Audience, mut f: impl FnMut(&Arc<Listener>)) {
+        match audience {
+            Audience::Everyone => self.listeners.values().for_each(f),
+            Audience::Users(users) => {
+                users.iter().filter_map(|user| self.by_user.get(user)).flatten().for_each(f);
+            }
+            Audience::Topic(topic) => self.by_topic.get(topic).into_iter().flatten().for_each(&mut f),
+        }
+    }
+
+    fn route(&self, event: &Arc<Delivery>) {
+        self.each(&event.head.audience, |listener| listener.offer(event));
+    }
+
+    fn fence(&self, listener: &Arc<Listener>, cursor: Option<&Cursor>) -> Fence {
+        let at = self.applied.max(self.reading);
+        listener.resume_from(at);
+        let missed_nothing = cursor.is_some_and(|cursor| {
+            at == self.applied && cursor.position >= self.ring_floor && {
+                let since = self.ring.partition_point(|(position, _)| *position <= cursor.position);
+                !self.ring.range(since..).any(|(position, audience)| {
+                    !cursor.has_seen(*position)
+                        && audience.includes(listener.reader.user, &listener.reader.topics)
+                })
+            }
+        });
+        let epoch = self.epoch.clone().expect("listeners exist only once the log was seen");
+        Fence { epoch, floor: self.floor, at, missed_nothing }
+    }
+}
+
+/// When listeners are looked after.
+#[derive(Debug, Clone)]
+pub struct CareLimits {
+    /// A stream that has been quiet this long gets a heartbeat.
+    pub heartbeat_every: Duration,
+    /// A stream with something to take that takes nothing for this long is closed.
+    pub stall_timeout: Duration,
+    /// A stream older than this (less up to a tenth) is asked to reconnect.
+    pub max_age: Duration,
+}
+
+impl Default for CareLimits {
+    fn default() -> Self {
+        Self {
+            heartbeat_every: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(600),
+            max_age: Duration::from_secs(4 * 3600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

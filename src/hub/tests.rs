@@ -1,0 +1,149 @@
+use super::*;
+use crate::event::{Event, Priority};
+use crate::store::{Filter, Reader};
+use futures_util::task::noop_waker;
+use tokio_util::sync::CancellationToken;
+use std::task::{Context, Poll};
+use uuid::Uuid;
+
+fn epoch() -> Epoch {
+    "e".parse().unwrap()
+}
+
+fn event(position: Position, audience: Audience, priority: Priority) -> Arc<Delivery> {
+    let event = Event {
+        position,
+        id: Uuid::now_v7(),
+        event_type: "a".parse().unwrap(),
+        priority,
+        audience,
+        data: "1".into(),
+        created_at: 0,
+        expires_at: None,
+        keep_after_read: None,
+        publisher: 1,
+    };
+    Arc::new(Delivery::of(&epoch(), &event))
+}
+
+fn hub(limits: HubLimits) -> Hub {
+    let hub = Hub::new(limits, |_| {});
+    hub.lock().begin(&epoch(), 0, 10);
+    hub
+}
+
+fn wish(user: UserId) -> Subscription {
+    Subscription {
+        reader: Reader { user, topics: vec![] },
+        filter: Filter::default(),
+        credential: Credential::Token(user),
+        connection: CancellationToken::new(),
+    }
+}
+
+fn join(hub: &Hub, user: UserId) -> (Arc<Listener>, Fence) {
+    hub.register(wish(user), None).unwrap()
+}
+
+fn take(listener: &Listener) -> Vec<Position> {
+    match listener.poll_take(&mut Context::from_waker(&noop_waker()), true) {
+        Poll::Ready(Taken::Items(items)) => items
+            .iter()
+            .filter_map(|i| if let Item::Event(e) = i { Some(e.position()) } else { None })
+            .collect(),
+        Poll::Ready(Taken::Lagged) => vec![-1],
+        _ => vec![],
+    }
+}
+
+fn apply(hub: &Hub, event: &Arc<Delivery>) {
+    let routes = vec![(event.position(), event.head.audience.clone())];
+    hub.lock().apply(std::slice::from_ref(event), Some(routes), event.position());
+}
+
+#[test]
+fn events_reach_only_whom_they_are_for() {
+    let hub = hub(HubLimits::default());
+    let (one, two) = (join(&hub, 1).0, join(&hub, 2).0);
+    apply(&hub, &event(11, Audience::Users(vec![1]), Priority::Normal));
+    apply(&hub, &event(12, Audience::Everyone, Priority::Normal));
+    apply(&hub, &event(13, Audience::Topic("t".parse().unwrap()), Priority::Normal));
+    assert_eq!((take(&one), take(&two)), (vec![11, 12], vec![12]));
+}
+
+#[test]
+fn a_filter_is_applied_before_the_queue() {
+    let hub = hub(HubLimits::default());
+    let filter = Filter { types: vec![], min_priority: Some(Priority::High) };
+    let (listener, _) = hub.register(Subscription { filter, ..wish(1) }, None).unwrap();
+    apply(&hub, &event(11, Audience::Everyone, Priority::Normal));
+    apply(&hub, &event(12, Audience::Everyone, Priority::Urgent));
+    assert_eq!(take(&listener), [12]);
+}
+
+#[test]
+fn an_overrun_queue_is_emptied_and_resumes_from_a_new_fence() {
+    let hub = hub(HubLimits { queue_events: 3, ..HubLimits::default() });
+    let (slow, _) = join(&hub, 1);
+    let (fast, _) = join(&hub, 2);
+    for position in 11..=14 {
+        apply(&hub, &event(position, Audience::Everyone, Priority::Normal));
+        assert_eq!(take(&fast), [position]);
+    }
+    assert_eq!(take(&slow), [-1]);
+    assert_eq!(slow.queue_len(), 0, "a lagging listener costs no memory");
+    let fence = hub.fence(&slow, &Cursor::at(epoch(), 10));
+    assert_eq!((fence.at, fence.missed_nothing), (14, false));
+    apply(&hub, &event(15, Audience::Everyone, Priority::Normal));
+    assert_eq!(take(&slow), [15]);
+}
+
+#[test]
+fn the_ring_tells_who_missed_nothing() {
+    let hub = hub(HubLimits { ring: 2, ..HubLimits::default() });
+    apply(&hub, &event(11, Audience::Users(vec![1]), Priority::Normal));
+    apply(&hub, &event(12, Audience::Users(vec![2]), Priority::Normal));
+    let missed = |user, cursor: &str| {
+        let cursor: Cursor = cursor.parse().unwrap();
+        let registered = hub.register(wish(user), Some(&cursor));
+        !registered.unwrap().1.missed_nothing
+    };
+    assert!(!missed(1, "e-11") && missed(1, "e-10") && !missed(3, "e-10") && missed(2, "e-11"));
+    assert!(!missed(1, "e-10+11"), "sent ahead is not missed");
+    apply(&hub, &event(13, Audience::Users(vec![9]), Priority::Normal));
+    assert!(missed(3, "e-10"), "beyond the ring nothing is known");
+}
+
+#[test]
+fn who_registers_during_a_read_replays_that_far() {
+    let hub = hub(HubLimits::default());
+    hub.lock().reading(20);
+    let (listener, fence) = join(&hub, 1);
+    assert_eq!(fence.at, 20);
+    hub.lock().apply(&[event(15, Audience::Everyone, Priority::Normal)], None, 20);
+    assert!(take(&listener).is_empty(), "it replays 15 itself");
+    apply(&hub, &event(21, Audience::Everyone, Priority::Normal));
+    assert_eq!(take(&listener), [21]);
+}
+
+#[test]
+fn interest_is_told_once_for_the_first_and_the_last() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let hub = Hub::new(HubLimits::default(), move |i| log.lock().unwrap().push(i));
+    hub.lock().begin(&epoch(), 0, 0);
+    let (a, b) = (join(&hub, 1).0, join(&hub, 1).0);
+    hub.unregister(&a);
+    hub.unregister(&b);
+    hub.unregister(&b);
+    assert_eq!(*told.lock().unwrap(), [Interest::User(1, true), Interest::User(1, false)]);
+}
+
+#[test]
+fn streams_of_one_user_are_bounded() {
+    let hub = hub(HubLimits { streams_per_user: 1, ..HubLimits::default() });
+    let _first = join(&hub, 1);
+    let refused = hub.register(wish(1), None);
+    assert_eq!(refused.unwrap_err(), Refused::TooManyStreams);
+    assert!(hub.register(wish(2), None).is_ok());
+}

@@ -1,0 +1,245 @@
+//! The sequencer: applies the log in order on one node. A pure state machine: it is told what came over the
+//! bus, what the store answered and what time it is, and says what to route and what to read.
+//!
+//! It keeps `applied`, the last position handed to listeners, and moves it only over positions of which it has
+//! everything that concerns a listener here. Announcements chain: each speaks of `(previous, last]`, so that
+//! holes in positions are no gaps and a lost announcement is seen by the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bus::message::Announcement;
+use crate::event::{Audience, Delivery, Position};
+
+/// A moment, in milliseconds of any steady clock.
+pub type Moment = u64;
+
+/// Bounds and patience of the sequencer.
+#[derive(Debug, Clone)]
+pub struct SequencerLimits {
+    /// How long a gap may fill itself before the store is read.
+    pub gap_patience: Moment,
+    /// How many announcements may wait for earlier ones; the furthest are dropped (and read later).
+    pub pending: usize,
+    /// How many payloads may wait for their announcement; the oldest are dropped (and read later).
+    pub payloads: usize,
+    /// How long to wait after a failed read.
+    pub retry_after: Moment,
+}
+
+impl Default for SequencerLimits {
+    fn default() -> Self {
+        Self { gap_patience: 30, pending: 1_024, payloads: 4_096, retry_after: 200 }
+    }
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Hand these to listeners; everything up to `applied` is then done.
+    Apply {
+        /// In position order, each once.
+        events: Vec<Arc<Delivery>>,
+        /// Every position since the last `applied` with its audience; `None` if not all are known.
+        routes: Option<Vec<(Position, Audience)>>,
+        /// The new `applied`.
+        applied: Position,
+    },
+    /// Read `(after, up_to]` for the audiences here and answer with [`Sequencer::page`] or
+    /// [`Sequencer::read_failed`].
+    Read {
+        /// Exclusive.
+        after: Position,
+        /// Inclusive.
+        up_to: Position,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sequencer {
+    limits: SequencerLimits,
+    applied: Position,
+    /// The highest head heard of. Final, so the store may be read up to it.
+    head: Position,
+    /// By `previous`.
+    pending: BTreeMap<Position, Announcement>,
+    payloads: BTreeMap<Position, Arc<Delivery>>,
+    gap_since: Option<Moment>,
+    /// The bus may be losing messages: do not wait for it.
+    is_degraded: bool,
+    reading: bool,
+    not_before: Moment,
+}
+
+impl Sequencer {
+    /// Begins where everything up to `applied` is done.
+    pub fn new(limits: SequencerLimits, applied: Position) -> Self {
+        Self {
+            limits,
+            applied,
+            head: applied,
+            pending: BTreeMap::new(),
+            payloads: BTreeMap::new(),
+            gap_since: None,
+            is_degraded: false,
+            reading: false,
+            not_before: 0,
+        }
+    }
+
+    /// The last position handed to listeners.
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// How far behind the highest head it has heard of.
+    pub fn lag(&self) -> Position {
+        self.head - self.applied
+    }
+
+    /// An event came on a user's or topic's channel.
+    pub fn payload(&mut self, delivery: Delivery) {
+        if delivery.position() <= self.applied {
+            return;
+        }
+        self.payloads.insert(delivery.position(), Arc::new(delivery));
+        if self.payloads.len() > self.limits.payloads {
+            self.payloads.pop_first();
+            metrics::counter!("carillon_sequencer_payloads_dropped_total").increment(1);
+        }
+    }
+
+    /// An announcement came.
+    pub fn announcement(&mut self, announcement: Announcement) {
+        self.head = self.head.max(announcement.last);
+        if announcement.last <= self.applied {
+            return;
+        }
+        self.pending.insert(announcement.previous, announcement);
+        if self.pending.len() > self.limits.pending {
+            self.pending.pop_last();
+            metrics::counter!("carillon_sequencer_announcements_dropped_total").increment(1);
+        }
+    }
+
+    /// The store was asked for its head.
+    pub fn head(&mut self, head: Position) {
+        self.head = self.head.max(head);
+    }
+
+    /// Whether the bus may be losing messages now.
+    pub fn degraded(&mut self, is_degraded: bool) {
+        self.is_degraded = is_degraded;
+    }
+
+    /// The store answered a read: all events up to `end` that concern the audiences asked for.
+    pub fn page(&mut self, events: Vec<Arc<Delivery>>, end: Position) -> Option<Output> {
+        self.reading = false;
+        if end <= self.applied {
+            return None;
+        }
+        let events = events.into_iter().filter(|e| e.position() > self.applied).collect();
+        self.gap_since = None;
+        Some(self.apply(events, None, end))
+    }
+
+    /// The store did not answer.
+    pub fn read_failed(&mut self, now: Moment) {
+        self.reading = false;
+        self.not_before = now + self.limits.retry_after;
+    }
+
+    /// Goes as far as possible. `concerns` tells whether an audience has a listener here. Call after anything
+    /// was told, and every few milliseconds while [`Sequencer::is_waiting`].
+    pub fn advance(&mut self, now: Moment, concerns: impl Fn(&Audience) -> bool) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while !self.reading {
+            self.pending.retain(|_, a| a.last > self.applied);
+            let follows = self.pending.first_entry().filter(|a| *a.key() <= self.applied);
+            let Some(announcement) = follows else { break };
+            match complete(announcement.get(), self.applied, &self.payloads, &concerns) {
+                Some((events, routes)) => {
+                    let last = announcement.remove().last;
+                    outputs.push(self.apply(events, Some(routes), last));
+                    self.gap_since = None;
+                }
+                None => {
+                    let last = announcement.get().last;
+                    outputs.extend(self.read(now, last));
+                    return outputs;
+                }
+            }
+        }
+        if self.reading || self.head <= self.applied {
+            return outputs;
+        }
+        let since = *self.gap_since.get_or_insert(now);
+        if self.is_degraded || now.saturating_sub(since) >= self.limits.gap_patience {
+            // Up to the next announcement here; what it brings need not be read.
+            let up_to = self.pending.first_key_value().map_or(self.head, |(previous, _)| *previous);
+            outputs.extend(self.read(now, up_to));
+        }
+        outputs
+    }
+
+    /// Whether time alone may bring something to do.
+    pub fn is_waiting(&self) -> bool {
+        !self.reading && self.head > self.applied
+    }
+
+    /// Whether more announcements or payloads would push others out.
+    pub fn is_full(&self) -> bool {
+        self.pending.len() >= self.limits.pending || self.payloads.len() >= self.limits.payloads
+    }
+
+    fn read(&mut self, now: Moment, up_to: Position) -> Option<Output> {
+        if now < self.not_before {
+            return None;
+        }
+        self.reading = true;
+        Some(Output::Read { after: self.applied, up_to })
+    }
+
+    fn apply(
+        &mut self,
+        events: Vec<Arc<Delivery>>,
+        routes: Option<Vec<(Position, Audience)>>,
+        applied: Position,
+    ) -> Output {
+        self.applied = applied;
+        self.head = self.head.max(applied);
+        self.payloads = self.payloads.split_off(&(applied + 1));
+        Output::Apply { events, routes, applied }
+    }
+}
+
+type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);
+
+/// What an announcement brings above `applied`, in order, if everything that concerns somebody here has come.
+fn complete(
+    announcement: &Announcement,
+    applied: Position,
+    payloads: &BTreeMap<Position, Arc<Delivery>>,
+    concerns: impl Fn(&Audience) -> bool,
+) -> Option<Complete> {
+    let mut events: BTreeMap<Position, Arc<Delivery>> = announcement
+        .carried
+        .iter()
+        .filter(|d| d.position() > applied)
+        .map(|d| (d.position(), Arc::new(d.clone())))
+        .collect();
+    let mut routes: Vec<_> = events.values().map(|d| (d.position(), d.head.audience.clone())).collect();
+    for (position, audience) in announcement.elsewhere.iter().filter(|(position, _)| *position > applied) {
+        routes.push((*position, audience.clone()));
+        if concerns(audience) {
+            events.insert(*position, payloads.get(position)?.clone());
+        }
+    }
+    routes.sort_unstable_by_key(|(position, _)| *position);
+    Some((events.into_values().collect(), routes))
+}
+
+#[cfg(test)]
+#[path = "sequencer_tests.rs"]
+mod tests;

@@ -1,0 +1,254 @@
+use super::*;
+use crate::event::{Event, Priority};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use uuid::Uuid;
+
+const LOCAL_USER: i64 = 1;
+
+fn delivery(position: Position, audience: Audience) -> Delivery {
+    let event = Event {
+        position,
+        id: Uuid::from_u128(u128::try_from(position).unwrap()),
+        event_type: "a".parse().unwrap(),
+        priority: Priority::Normal,
+        audience,
+        data: "1".into(),
+        created_at: 0,
+        expires_at: None,
+        keep_after_read: None,
+        publisher: 1,
+    };
+    Delivery::of(&"e".parse().unwrap(), &event)
+}
+
+fn concerns(audience: &Audience) -> bool {
+    audience.includes(LOCAL_USER, &[])
+}
+
+fn announcement(previous: Position, events: &[Delivery], last: Position) -> Announcement {
+    let (carried, elsewhere): (Vec<_>, Vec<_>) =
+        events.iter().cloned().partition(|d| d.head.audience == Audience::Everyone);
+    let elsewhere = elsewhere.into_iter().map(|d| (d.position(), d.head.audience)).collect();
+    Announcement { epoch: "e".parse().unwrap(), previous, last, elsewhere, carried }
+}
+
+fn applied_events(outputs: &[Output]) -> Vec<Position> {
+    let events = |o: &Output| match o {
+        Output::Apply { events, .. } => events.iter().map(|e| e.position()).collect(),
+        Output::Read { .. } => vec![],
+    };
+    outputs.iter().flat_map(events).collect()
+}
+
+#[test]
+fn a_following_announcement_is_applied_at_once_holes_and_all() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
+    sequencer.announcement(announcement(10, &[delivery(15, Audience::Everyone)], 17));
+    assert_eq!(applied_events(&sequencer.advance(0, concerns)), [15]);
+    assert_eq!(sequencer.applied(), 17);
+}
+
+#[test]
+fn a_gap_is_given_time_and_then_read_only_up_to_what_has_come() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
+    sequencer.announcement(announcement(12, &[delivery(13, Audience::Everyone)], 13));
+    assert_eq!(sequencer.advance(0, concerns), []);
+    assert_eq!(sequencer.advance(29, concerns), []);
+    assert_eq!(sequencer.advance(30, concerns), [Output::Read { after: 10, up_to: 12 }]);
+    assert_eq!(sequencer.advance(31, concerns), [], "one read at a time");
+    let page = sequencer.page(vec![Arc::new(delivery(11, Audience::Everyone))], 12).unwrap();
+    assert_eq!(applied_events(&[page]), [11]);
+    assert_eq!(applied_events(&sequencer.advance(32, concerns)), [13]);
+}
+
+#[test]
+fn a_missing_payload_is_read_and_one_for_nobody_here_is_not() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
+    sequencer.announcement(announcement(0, &[delivery(1, Audience::Users(vec![9]))], 1));
+    assert_eq!(sequencer.advance(0, concerns).len(), 1);
+    assert_eq!(sequencer.applied(), 1);
+    sequencer.announcement(announcement(1, &[delivery(2, Audience::Users(vec![LOCAL_USER]))], 2));
+    assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 1, up_to: 2 }]);
+}
+
+#[test]
+fn a_failed_read_is_tried_again_later() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
+    sequencer.degraded(true);
+    sequencer.head(5);
+    assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 0, up_to: 5 }]);
+    sequencer.read_failed(10);
+    assert!(sequencer.is_waiting());
+    assert_eq!(sequencer.advance(100, concerns), []);
+    assert_eq!(sequencer.advance(210, concerns), [Output::Read { after: 0, up_to: 5 }]);
+}
+
+#[test]
+fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
+    let limits = SequencerLimits { pending: 2, payloads: 2, ..SequencerLimits::default() };
+    let mut sequencer = Sequencer::new(limits, 0);
+    for position in 2..9 {
+        sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
+        sequencer.announcement(announcement(position - 1, &[delivery(position, Audience::Everyone)], position));
+    }
+    assert_eq!((sequencer.pending.len(), sequencer.payloads.len()), (2, 2));
+    assert_eq!(sequencer.lag(), 8, "the head is remembered, so the rest will be read");
+}
+
+/// What happens to one message on the way.
+#[derive(Debug, Clone)]
+enum Fate {
+    Arrive { delay: usize },
+    Lose,
+    Repeat { delay: usize },
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        5 => (0..6usize).prop_map(|delay| Fate::Arrive { delay }),
+        1 => Just(Fate::Lose),
+        1 => (0..9usize).prop_map(|delay| Fate::Repeat { delay }),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Message {
+    Payload(Delivery),
+    Announcement(Announcement),
+}
+
+/// The log, and the messages a publisher sends about it.
+fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Delivery>, Vec<Message>) {
+    let (mut log, mut messages, mut at) = (Vec::new(), Vec::new(), 0);
+    for batch in batches {
+        let previous = at;
+        let mut events = Vec::new();
+        for (step, whom) in batch {
+            at += step;
+            let audience = match whom % 3 {
+                0 => Audience::Everyone,
+                1 => Audience::Users(vec![LOCAL_USER]),
+                _ => Audience::Users(vec![2]),
+            };
+            events.push(delivery(at, audience));
+        }
+        let payloads = events.iter().filter(|e| e.head.audience != Audience::Everyone);
+        messages.extend(payloads.map(|e| Message::Payload(e.clone())));
+        messages.push(Message::Announcement(announcement(previous, &events, at)));
+        log.extend(events);
+    }
+    (log, messages)
+}
+
+/// Carries out what the sequencer says, with a store that answers late, in pages, and sometimes not at all.
+struct World {
+    log: Vec<Delivery>,
+    committed: Position,
+    received: Vec<Position>,
+    applied: Position,
+    answers: VecDeque<(usize, Position, Position)>,
+    page: usize,
+    fail_every: usize,
+    reads: usize,
+}
+
+impl World {
+    fn carry_out(&mut self, outputs: Vec<Output>, step: usize) {
+        for output in outputs {
+            match output {
+                Output::Apply { events, routes, applied } => {
+                    if let Some(routes) = routes {
+                        let expected: Vec<_> = self.positions_in(self.applied, applied, |_| true);
+                        assert_eq!(routes.iter().map(|r| r.0).collect::<Vec<_>>(), expected);
+                    }
+                    assert!(applied > self.applied);
+                    self.applied = applied;
+                    let wanted = events.iter().filter(|e| concerns(&e.head.audience));
+                    self.received.extend(wanted.map(|e| e.position()));
+                }
+                Output::Read { after, up_to } => {
+                    assert!(after < up_to && up_to <= self.committed, "reads only what is final");
+                    self.answers.push_back((step + 2, after, up_to));
+                }
+            }
+        }
+    }
+
+    fn positions_in(&self, after: Position, up_to: Position, f: impl Fn(&Delivery) -> bool) -> Vec<Position> {
+        let range = self.log.iter().filter(|d| d.position() > after && d.position() <= up_to);
+        range.filter(|d| f(d)).map(Delivery::position).collect()
+    }
+
+    fn answer(&mut self, sequencer: &mut Sequencer, step: usize, now: Moment) {
+        let Some((due, after, up_to)) = self.answers.front().copied() else { return };
+        if due > step {
+            return;
+        }
+        self.answers.pop_front();
+        self.reads += 1;
+        if self.reads.is_multiple_of(self.fail_every) {
+            return sequencer.read_failed(now);
+        }
+        let found = self.positions_in(after, up_to, |d| concerns(&d.head.audience));
+        let end = if found.len() > self.page { found[self.page - 1] } else { up_to };
+        let events = self.log.iter().filter(|d| found.contains(&d.position()) && d.position() <= end);
+        let events = events.cloned().map(Arc::new).collect();
+        let output = sequencer.page(events, end);
+        self.carry_out(output.into_iter().collect(), step);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever the bus does: everything for a listener here arrives, once, in order.
+    #[test]
+    fn nothing_is_lost_repeated_or_disordered(
+        batches in prop::collection::vec(prop::collection::vec((1..4i64, any::<u8>()), 1..5), 1..30),
+        fates in prop::collection::vec(fate(), 150),
+        page in 1..4usize,
+        fail_every in 2..6usize,
+        pending in 1..8usize,
+    ) {
+        let (log, messages) = history(&batches);
+        let head = log.last().unwrap().position();
+        let mut arrivals: BTreeMap<usize, Vec<Message>> = BTreeMap::new();
+        for (sent, message) in messages.into_iter().enumerate() {
+            match fates[sent % fates.len()] {
+                Fate::Lose => {}
+                Fate::Arrive { delay } => arrivals.entry(sent + delay).or_default().push(message),
+                Fate::Repeat { delay } => {
+                    arrivals.entry(sent).or_default().push(message.clone());
+                    arrivals.entry(sent + delay).or_default().push(message);
+                }
+            }
+        }
+        let limits = SequencerLimits { pending, payloads: pending * 2, ..SequencerLimits::default() };
+        let mut sequencer = Sequencer::new(limits, 0);
+        let mut world = World {
+            log, committed: head, received: vec![], applied: 0,
+            answers: VecDeque::new(), page, fail_every, reads: 0,
+        };
+        let mut step = 0;
+        while world.applied < head {
+            prop_assert!(step < 20_000, "stuck at {} of {}", world.applied, head);
+            let now = step as Moment * 10;
+            for message in arrivals.remove(&step).unwrap_or_default() {
+                match message {
+                    Message::Payload(delivery) => sequencer.payload(delivery),
+                    Message::Announcement(announcement) => sequencer.announcement(announcement),
+                }
+            }
+            world.answer(&mut sequencer, step, now);
+            if step % 100 == 99 {
+                sequencer.head(head);
+            }
+            let outputs = sequencer.advance(now, concerns);
+            world.carry_out(outputs, step);
+            step += 1;
+        }
+        let expected = world.positions_in(0, head, |d| concerns(&d.head.audience));
+        prop_assert_eq!(&world.received, &expected);
+    }
+}

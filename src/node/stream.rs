@@ -1,0 +1,369 @@
+//! A stream's life: register, fence, replay, flush, live. The one place that owns it.
+//!
+//! The connection drives it: nothing is read or encoded that the socket has no room for. When too much waits
+//! for a listener, its queue is emptied and the stream goes back to replaying from its own cursor.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame as BodyFrame};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::clock::Clock;
+use crate::event::backlog::leave_order;
+use crate::event::frame::{control_body, id_line, retry_line};
+use crate::event::{Cursor, Delivery, Event, Position, Priority};
+use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
+use crate::store::{Filter, Page, Store, StoreError};
+
+/// Bounds on what a stream may cost.
+#[derive(Debug, Clone)]
+pub struct StreamLimits {
+    /// How many events are read from the store at once for one stream.
+    pub replay_events: u32,
+    /// How many bytes of encoded backlog one stream holds at most (and at least one event).
+    pub replay_bytes: usize,
+    /// About how many bytes are handed to the socket in one write.
+    pub write_bytes: usize,
+    /// How long a browser waits before it reconnects.
+    pub retry: Duration,
+    /// How many streams of this node read the store at once.
+    pub concurrent_replays: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            replay_events: 200,
+            replay_bytes: 64 * 1024,
+            write_bytes: 16 * 1024,
+            retry: Duration::from_secs(1),
+            concurrent_replays: 8,
+        }
+    }
+}
+
+/// What every stream of a node shares.
+pub struct Streams {
+    hub: Arc<Hub>,
+    store: Store,
+    clock: Arc<Clock>,
+    limits: StreamLimits,
+    replays: Semaphore,
+}
+
+impl Streams {
+    /// Streams fed by `hub`, replaying from `store`.
+    pub fn new(hub: Arc<Hub>, store: Store, clock: Arc<Clock>, limits: StreamLimits) -> Arc<Self> {
+        let replays = Semaphore::new(limits.concurrent_replays);
+        Arc::new(Self { hub, store, clock, limits, replays })
+    }
+
+    /// How long a browser is told to wait before it reconnects.
+    pub fn retry(&self) -> Duration {
+        self.limits.retry
+    }
+
+    /// Opens a stream. `resume` is the cursor as the client sent it.
+    pub fn open(
+        self: &Arc<Self>,
+        subscription: Subscription,
+        resume: Option<&str>,
+    ) -> Result<EventStream, Refused> {
+        let parsed = resume.map(str::parse::<Cursor>);
+        let cursor = parsed.as_ref().and_then(|c| c.as_ref().ok());
+        let (listener, fence) = self.hub.register(subscription, cursor)?;
+        let mut stream = EventStream {
+            shared: self.clone(),
+            listener,
+            cursor: Cursor::at(fence.epoch.clone(), fence.at),
+            out: VecDeque::new(),
+            phase: Phase::Live,
+        };
+        match parsed {
+            Some(Ok(cursor)) => stream.resume(cursor, &fence),
+            Some(Err(_)) => stream.reset("unreadable"),
+            None => {}
+        }
+        let hello = format!("{}{}", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
+        stream.out.push_front(hello.into());
+        Ok(stream)
+    }
+
+    /// Reads the next page of a backlog, in the order in which it should leave.
+    async fn read(self: Arc<Self>, listener: Arc<Listener>, cursor: Cursor, up_to: Position) -> Result<Replay, StoreError> {
+        // Never closed, so this only waits.
+        let _turn = self.replays.acquire().await;
+        let (reader, limit) = (&listener.reader, self.limits.replay_events);
+        let read = |after, filter, limit| {
+            let store = &self.store;
+            async move { store.read_for_reader(after, up_to, reader, filter, limit).await }
+        };
+        metrics::counter!("carillon_replay_reads_total").increment(1);
+        let mut page = read(cursor.position, &listener.filter, limit).await?;
+        page.events.retain(|event| !cursor.has_seen(event.position));
+        self.bound(&mut page);
+        let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
+        if page.end < up_to && room > 0 {
+            let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
+            let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
+            let ahead = read(page.end, &filter, u32::try_from(room).unwrap_or(u32::MAX)).await?;
+            page.events.extend(ahead.events.into_iter().filter(|event| !cursor.has_seen(event.position)));
+        }
+        Ok(order(&cursor, &page))
+    }
+
+    /// Keeps what may be held for one stream; the rest is read again when its turn comes.
+    fn bound(&self, page: &mut Page) {
+        let mut bytes = 0;
+        let fits = page.events.iter().take_while(|event| {
+            bytes += event.data.len() + 256;
+            bytes <= self.limits.replay_bytes
+        });
+        let keep = fits.count().max(1);
+        if keep < page.events.len() {
+            page.events.truncate(keep);
+            page.end = page.events[keep - 1].position;
+        }
+    }
+}
+
+/// A page of backlog, ready to leave.
+struct Replay {
+    frames: Vec<(Cursor, Option<i64>, String)>,
+    end: Cursor,
+}
+
+fn order(cursor: &Cursor, page: &Page) -> Replay {
+    let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
+    let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
+    let encode = |event: &Event| {
+        String::from_utf8_lossy(Delivery::of(&cursor.epoch, event).frame.body()).into_owned()
+    };
+    let end = order.last().map_or_else(
+        || Cursor {
+            epoch: cursor.epoch.clone(),
+            position: page.end,
+            overtaken: cursor.overtaken.iter().copied().filter(|p| *p > page.end).collect(),
+        },
+        |(_, cursor)| cursor.clone(),
+    );
+    let frames = order
+        .into_iter()
+        .map(|(index, cursor)| (cursor, page.events[index].expires_at, encode(&page.events[index])))
+        .collect();
+    Replay { frames, end }
+}
+
+type Reading = Pin<Box<dyn Future<Output = Result<Replay, StoreError>> + Send>>;
+
+enum Phase {
+    Live,
+    /// Reading a page, after which the backlog ends at this fence.
+    Replaying(Reading, Position),
+    /// The last bytes are on their way.
+    Ended,
+}
+
+/// One stream: the body of its response.
+pub struct EventStream {
+    shared: Arc<Streams>,
+    listener: Arc<Listener>,
+    /// What has been handed to the connection.
+    cursor: Cursor,
+    /// Ready to be written.
+    out: VecDeque<Bytes>,
+    phase: Phase,
+}
+
+impl EventStream {
+    /// Goes on from `cursor`, up to `fence` from the store.
+    fn resume(&mut self, cursor: Cursor, fence: &Fence) {
+        let lost = if cursor.epoch != fence.epoch {
+            Some("epoch")
+        } else if cursor.position < fence.floor {
+            Some("retention")
+        } else {
+            None
+        };
+        if let Some(reason) = lost {
+            self.cursor = Cursor::at(fence.epoch.clone(), fence.at);
+            return self.reset(reason);
+        }
+        self.cursor = cursor;
+        if fence.missed_nothing || self.cursor.position >= fence.at {
+            self.reach(fence.at);
+        } else {
+            self.replay_to(fence.at);
+        }
+    }
+
+    /// Everything up to `position` has been sent (or was not for this listener).
+    fn reach(&mut self, position: Position) {
+        self.cursor.position = self.cursor.position.max(position);
+        let reached = self.cursor.position;
+        self.cursor.overtaken.retain(|ahead| *ahead > reached);
+    }
+
+    fn replay_to(&mut self, up_to: Position) {
+        let reading = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+        self.phase = Phase::Replaying(Box::pin(reading), up_to);
+    }
+
+    /// Says that what came before cannot be told.
+    fn reset(&mut self, reason: &str) {
+        metrics::counter!("carillon_resets_total", "reason" => reason.to_owned()).increment(1);
+        let cursor = self.cursor.to_string();
+        self.notice(&control_body("carillon.reset", &json!({ "reason": reason, "cursor": cursor })));
+    }
+
+    fn notice(&mut self, body: &str) {
+        let frame = format!("{}{body}", id_line(&self.cursor));
+        self.out.push_back(frame.into());
+    }
+
+    /// Ends the stream with a last word, if there is one.
+    fn close(&mut self, closing: Closing) {
+        if closing == Closing::SignedOut {
+            self.notice(&control_body("carillon.signout", &json!({})));
+        }
+        self.phase = Phase::Ended;
+    }
+
+    /// One page of backlog came, or the store failed.
+    fn replayed(&mut self, answer: Result<Replay, StoreError>, up_to: Position) {
+        match answer {
+            Ok(replay) => {
+                let now = self.shared.clock.now();
+                for (cursor, expires_at, body) in replay.frames {
+                    if expires_at.is_none_or(|at| at > now) {
+                        self.out.push_back(format!("{}{body}", id_line(&cursor)).into());
+                        metrics::counter!("carillon_deliveries_total").increment(1);
+                    }
+                }
+                self.cursor = replay.end;
+                if self.cursor.position >= up_to {
+                    self.reach(up_to);
+                    self.phase = Phase::Live;
+                } else {
+                    self.replay_to(up_to);
+                }
+            }
+            Err(error) => {
+                metrics::counter!("carillon_replay_failures_total").increment(1);
+                tracing::warn!(%error, "a replay waits for the store");
+                let next = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+                let later = async {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    next.await
+                };
+                self.phase = Phase::Replaying(Box::pin(later), up_to);
+            }
+        }
+    }
+
+    /// Live items came: one buffer for all of them.
+    fn flush(&mut self, items: VecDeque<Item>) {
+        let now = self.shared.clock.now();
+        let mut sent = 0;
+        for item in items {
+            match item {
+                Item::Notice(body) => self.notice(&body),
+                Item::Event(event) if self.cursor.has_seen(event.position()) || event.has_expired(now) => {
+                    self.reach(event.position());
+                }
+                Item::Event(event) => {
+                    self.reach(event.position());
+                    sent += 1;
+                    if self.cursor.overtaken.is_empty() {
+                        self.out.push_back(event.frame.bytes().clone());
+                    } else {
+                        self.out.push_back(Bytes::from(id_line(&self.cursor)));
+                        self.out.push_back(event.frame.bytes().slice_ref(event.frame.body()));
+                    }
+                }
+            }
+        }
+        metrics::counter!("carillon_deliveries_total").increment(sent);
+    }
+
+    /// The next bytes for the socket: shared as they are if one frame waits, joined if several do.
+    fn next_write(&mut self) -> Option<Bytes> {
+        let first = self.out.pop_front()?;
+        if self.out.is_empty() {
+            self.out = VecDeque::new();
+            return Some(first);
+        }
+        let mut joined = BytesMut::from(&first[..]);
+        while joined.len() < self.shared.limits.write_bytes {
+            let Some(next) = self.out.pop_front() else { break };
+            joined.extend_from_slice(&next);
+        }
+        Some(joined.freeze())
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(bytes) = self.next_write() {
+                return Poll::Ready(Some(bytes));
+            }
+            if matches!(self.phase, Phase::Ended) {
+                return Poll::Ready(None);
+            }
+            let is_live = matches!(self.phase, Phase::Live);
+            // Read before the queue: if the queue is then empty, everything up to here was taken from it.
+            let applied = self.shared.hub.applied();
+            match self.listener.poll_take(cx, is_live) {
+                Poll::Ready(Taken::Items(items)) => self.flush(items),
+                Poll::Ready(Taken::Lagged) => {
+                    let fence = self.shared.hub.fence(&self.listener, &self.cursor);
+                    self.resume(self.cursor.clone(), &fence);
+                }
+                Poll::Ready(Taken::Heartbeat) if is_live => {
+                    self.reach(applied);
+                    self.out.push_back(format!("{}\n", id_line(&self.cursor)).into());
+                }
+                Poll::Ready(Taken::Heartbeat) => self.out.push_back(Bytes::from_static(b":\n\n")),
+                Poll::Ready(Taken::Close(closing)) => self.close(closing),
+                Poll::Pending => {
+                    let Phase::Replaying(reading, up_to) = &mut self.phase else { return Poll::Pending };
+                    let up_to = *up_to;
+                    let answer = ready!(reading.as_mut().poll(cx));
+                    self.replayed(answer, up_to);
+                }
+            }
+        }
+    }
+}
+
+impl Body for EventStream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+        self.poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(BodyFrame::data(bytes))))
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.shared.hub.unregister(&self.listener);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// The answer to a stream that cannot be opened now: an empty one, since anything but a 200 ends an
+/// `EventSource` for good.
+pub fn come_back_later(retry: Duration) -> String {
+    retry_line(millis(retry))
+}

@@ -1,0 +1,277 @@
+//! The subscriber: feeds the sequencer from the bus, the store and the clock, and does what it says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use super::Node;
+use super::sequencer::{Moment, Output, Sequencer};
+use crate::bus::BusEvent;
+use crate::bus::message::{Message, Notice};
+use crate::event::{Audience, Delivery, Epoch, Position};
+use crate::store::{LogState, StoreError};
+
+/// How often time is told to a sequencer that waits.
+const TICK: Duration = Duration::from_millis(10);
+/// How many events a read brings at most.
+const READ_PAGE: u32 = 500;
+
+enum Answer {
+    /// Of a read in this epoch: the events, and up to where they are all.
+    Page(Epoch, Result<(Vec<Arc<Delivery>>, Position), StoreError>),
+    Head(Result<LogState, StoreError>),
+}
+
+struct Subscriber {
+    node: Arc<Node>,
+    /// `None` until the log was seen.
+    at: Option<(Epoch, Sequencer)>,
+    is_bus_down: bool,
+    answers: mpsc::Sender<Answer>,
+    asking: bool,
+    /// What was applied when the question was put: the log cannot since have ended before it.
+    asked_at: Position,
+    ask_at: Instant,
+}
+
+/// Runs until the bus is closed.
+pub(super) async fn run(node: Arc<Node>, mut bus: mpsc::Receiver<BusEvent>) {
+    // One read and one question are under way at most.
+    let (answers, mut answered) = mpsc::channel(2);
+    let mut subscriber = Subscriber {
+        node,
+        at: None,
+        is_bus_down: true,
+        answers,
+        asking: false,
+        asked_at: 0,
+        ask_at: Instant::now(),
+    };
+    loop {
+        let wake = subscriber.wake_at().into();
+        tokio::select! {
+            event = bus.recv() => match event {
+                Some(event) => subscriber.heard(event),
+                None => return,
+            },
+            Some(answer) = answered.recv() => subscriber.answered(answer),
+            () = sleep_until(wake) => {}
+        }
+        // Everything that has come is told before the sequencer moves: one lock for all of it.
+        while let Ok(event) = bus.try_recv() {
+            subscriber.heard(event);
+            if subscriber.is_far() {
+                break;
+            }
+        }
+        subscriber.advance();
+        subscriber.ask_when_due();
+    }
+}
+
+impl Subscriber {
+    /// Whether enough waits that the sequencer should move before more is taken.
+    fn is_far(&self) -> bool {
+        self.at.as_ref().is_some_and(|(_, sequencer)| sequencer.is_full())
+    }
+
+    /// When time alone may bring something to do.
+    fn wake_at(&self) -> Instant {
+        let is_waiting = self.asking || self.at.as_ref().is_some_and(|(_, sequencer)| sequencer.is_waiting());
+        let soon = Instant::now() + TICK;
+        if is_waiting { soon } else { self.ask_at.max(soon) }
+    }
+
+    fn heard(&mut self, event: BusEvent) {
+        match event {
+            BusEvent::Message { payload, .. } => match Message::decode(&payload) {
+                Some(message) => self.message(message),
+                None => {
+                    metrics::counter!("carillon_bus_undecodable_total").increment(1);
+                    tracing::warn!("a message on the bus could not be read; the store will be asked");
+                    self.ask_at = Instant::now();
+                }
+            },
+            BusEvent::Subscribed(_) => {}
+            BusEvent::Gap => {
+                metrics::counter!("carillon_bus_gaps_total").increment(1);
+                self.is_bus_down = true;
+                self.ask_at = Instant::now();
+            }
+            BusEvent::Restored => {
+                self.is_bus_down = false;
+                self.ask_at = Instant::now();
+            }
+        }
+        if let Some((_, sequencer)) = &mut self.at {
+            sequencer.degraded(self.is_bus_down);
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Heartbeat(_) => self.node.heard_heartbeat(),
+            Message::Notice(notice) => self.notice(notice),
+            Message::Payload(delivery) => {
+                if let Some((_, sequencer)) = &mut self.at {
+                    sequencer.payload(delivery);
+                }
+            }
+            Message::Announcement(announcement) => match &mut self.at {
+                Some((epoch, sequencer)) if *epoch == announcement.epoch => sequencer.announcement(announcement),
+                _ => self.ask_at = Instant::now(),
+            },
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        let hub = &self.node.hub;
+        match notice {
+            Notice::Read { user, position, read } => {
+                let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
+                if read {
+                    guard.forget(&audience, position);
+                }
+                guard.notify(&audience, "carillon.read", &json!({ "position": position, "read": read }));
+            }
+            Notice::ReadUpTo { user, up_to } => {
+                let audience = Audience::Users(vec![user]);
+                hub.lock().notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
+            }
+            Notice::Retracted { position, audience } => {
+                let guard = hub.lock();
+                guard.forget(&audience, position);
+                guard.notify(&audience, "carillon.retract", &json!({ "position": position }));
+            }
+            Notice::Ended(credentials) => hub.end(&credentials),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Page(epoch, page) => self.page(&epoch, page),
+            Answer::Head(state) => {
+                self.asking = false;
+                match state {
+                    Ok(state) => self.head(&state),
+                    Err(error) => tracing::warn!(%error, "the log's head could not be read"),
+                }
+            }
+        }
+    }
+
+    /// A read was answered; one of a former history no longer matters.
+    fn page(&mut self, of: &Epoch, page: Result<(Vec<Arc<Delivery>>, Position), StoreError>) {
+        let now = self.now();
+        let Some((_, sequencer)) = self.at.as_mut().filter(|(epoch, _)| epoch == of) else { return };
+        match page {
+            Ok((events, end)) => {
+                if let Some(output) = sequencer.page(events, end) {
+                    let node = self.node.clone();
+                    self.perform(&mut node.hub.lock(), of, output);
+                }
+            }
+            Err(error) => {
+                metrics::counter!("carillon_catch_up_failures_total").increment(1);
+                tracing::warn!(%error, "catching up waits for the store");
+                sequencer.read_failed(now);
+            }
+        }
+    }
+
+    /// The store said where the log stands.
+    fn head(&mut self, state: &LogState) {
+        let mut guard = self.node.hub.lock();
+        match &mut self.at {
+            Some((epoch, sequencer)) if *epoch == state.epoch => {
+                if state.head < self.asked_at {
+                    drop(guard);
+                    return self.history_was_lost(state.epoch.clone());
+                }
+                sequencer.head(state.head);
+                guard.begin(&state.epoch, state.floor, state.head);
+            }
+            _ => {
+                let mut sequencer = Sequencer::new(self.node.limits.sequencer.clone(), state.head);
+                sequencer.degraded(self.is_bus_down);
+                guard.begin(&state.epoch, state.floor, state.head);
+                self.at = Some((state.epoch.clone(), sequencer));
+                self.node.epoch.send_replace(Some(state.epoch.clone()));
+            }
+        }
+    }
+
+    /// The log ends before what was already delivered: it was restored. Cursors of before mean nothing now.
+    fn history_was_lost(&mut self, old: Epoch) {
+        tracing::error!("the log has lost events that were delivered: beginning a new epoch");
+        metrics::counter!("carillon_history_lost_total").increment(1);
+        self.asking = true;
+        self.asked_at = 0;
+        let (node, answers) = (self.node.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            if let Err(error) = node.store.renew_epoch(&old).await {
+                tracing::warn!(%error, "the epoch could not be renewed");
+            }
+            let _ = answers.send(Answer::Head(node.log_state().await)).await;
+        });
+    }
+
+    fn advance(&mut self) {
+        let now = self.now();
+        let node = self.node.clone();
+        let mut guard = node.hub.lock();
+        let Some((epoch, sequencer)) = &mut self.at else { return };
+        // Under the hub's lock: nobody registers between asking whom an event concerns and routing it.
+        let outputs = sequencer.advance(now, |audience| guard.concerns(audience));
+        metrics::gauge!("carillon_lag_positions").set(sequencer.lag() as f64);
+        let epoch = epoch.clone();
+        for output in outputs {
+            self.perform(&mut guard, &epoch, output);
+        }
+    }
+
+    fn perform(&self, guard: &mut crate::hub::HubGuard<'_>, epoch: &Epoch, output: Output) {
+        match output {
+            Output::Apply { events, routes, applied } => guard.apply(&events, routes, applied),
+            Output::Read { after, up_to } => {
+                metrics::counter!("carillon_catch_up_reads_total").increment(1);
+                guard.reading(up_to);
+                let (users, topics) = guard.interests();
+                let (node, answers, epoch) = (self.node.clone(), self.answers.clone(), epoch.clone());
+                tokio::spawn(async move {
+                    let page = node.store.read_for_node(after, up_to, &users, &topics, READ_PAGE).await;
+                    let encode = |e: &_| Arc::new(Delivery::of(&epoch, e));
+                    let page = page.map(|page| (page.events.iter().map(encode).collect(), page.end));
+                    // The subscriber is gone only when the node stops.
+                    let _ = answers.send(Answer::Page(epoch, page)).await;
+                });
+            }
+        }
+    }
+
+    /// Asks the store for its head: once a second, jittered; often while the bus is down.
+    fn ask_when_due(&mut self) {
+        let now = Instant::now();
+        if self.asking || now < self.ask_at {
+            return;
+        }
+        let limits = &self.node.limits;
+        let is_degraded = self.is_bus_down || self.at.is_none();
+        let pause = if is_degraded { limits.reconcile_degraded } else { limits.reconcile_every };
+        self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
+        self.asking = true;
+        self.asked_at = self.at.as_ref().map_or(0, |(_, sequencer)| sequencer.applied());
+        let (node, answers) = (self.node.clone(), self.answers.clone());
+        tokio::spawn(async move {
+            let _ = answers.send(Answer::Head(node.log_state().await)).await;
+        });
+    }
+
+    fn now(&self) -> Moment {
+        u64::try_from(self.node.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,282 @@
+//! Publishing: drafts become events, one writer task per node commits them in batches, an announcer tells the bus.
+//!
+//! While one append is in flight the next batch gathers; an idle writer sends at once. The publisher is answered
+//! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::bus::{Bus, message};
+use crate::event::{
+    Audience, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic, UserId,
+};
+use crate::store::{Appended, AppendedEvent, Store, StoreError};
+use crate::ttl::Ttl;
+
+/// Before the position in the name of the key that lives as long as an event.
+pub const LIVE_KEY: &str = "event:";
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY_LEN: usize = 128;
+
+/// Bounds on publishing.
+#[derive(Debug, Clone)]
+pub struct PublishLimits {
+    /// The most events in one request.
+    pub batch: usize,
+    /// The most events in one append; a larger request still goes whole.
+    pub append: usize,
+    /// How many requests may wait for the writer.
+    pub queue: usize,
+    /// How many appends may wait to be announced; more are left to the other nodes' reconciling.
+    pub announcements: usize,
+}
+
+impl Default for PublishLimits {
+    fn default() -> Self {
+        Self { batch: 1_000, append: 500, queue: 4_096, announcements: 1_024 }
+    }
+}
+
+/// Why something was not published.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// A mistake in the request.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Recipients that do not exist.
+    #[error("{field}: no such user: {name}")]
+    UnknownUser {
+        /// Where the name stands.
+        field: String,
+        /// The name.
+        name: String,
+    },
+    /// More waits than this node takes on.
+    #[error("too many publications are waiting")]
+    Overloaded,
+    /// The store did not take it. The outcome may be unknown; repeating with the same key is safe.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a publisher is told.
+pub type Published = AppendedEvent;
+
+struct Request {
+    events: Vec<NewEvent>,
+    reply: oneshot::Sender<Result<Vec<Published>, StoreError>>,
+}
+
+/// One node's way into the log. Cheap to clone; its tasks end when the last clone is gone.
+#[derive(Clone)]
+pub struct Publisher {
+    store: Store,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Publisher {
+    /// Starts the writer and the announcer. `epoch` is the history in force, once the log was seen.
+    pub fn start(
+        store: Store,
+        bus: Bus,
+        ttl: Ttl,
+        epoch: watch::Receiver<Option<Epoch>>,
+        limits: &PublishLimits,
+    ) -> Self {
+        let (requests, inbox) = mpsc::channel(limits.queue);
+        let (committed, announcements) = mpsc::channel(limits.announcements);
+        tokio::spawn(write(store.clone(), inbox, committed, limits.append));
+        tokio::spawn(announce(epoch, bus, ttl, announcements));
+        Self { store, requests }
+    }
+
+    /// Publishes drafts, all or nothing, in this order. Returns after the commit.
+    pub async fn publish(
+        &self,
+        publisher: UserId,
+        drafts: Vec<Draft>,
+        key: Option<String>,
+    ) -> Result<Vec<Published>, PublishError> {
+        if let Some(key) = &key {
+            check_key(key)?;
+        }
+        let users = self.resolve(&drafts).await?;
+        let mut events = Vec::with_capacity(drafts.len());
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let place = i32::try_from(index).unwrap_or(i32::MAX);
+            let idempotency = key.clone().map(|key| (key, place));
+            events.push(NewEvent {
+                id: Uuid::now_v7(),
+                event_type: draft.event_type,
+                priority: draft.priority,
+                audience: audience(draft.to, &users)?,
+                data: draft.data,
+                expiry: draft.expiry,
+                keep_after_read: draft.keep_after_read,
+                publisher,
+                idempotency,
+            });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request { events, reply }).map_err(|_| PublishError::Overloaded)?;
+        let stopped = |_| StoreError::Unavailable("this node is stopping".into());
+        Ok(answer.await.map_err(stopped)??)
+    }
+
+    /// The numbers of everybody named in `drafts`.
+    async fn resolve(&self, drafts: &[Draft]) -> Result<HashMap<String, UserId>, PublishError> {
+        let mut names: Vec<String> = drafts.iter().flat_map(|d| named(&d.to)).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            return Ok(HashMap::new());
+        }
+        Ok(self.store.resolve_names(&names).await?.into_iter().collect())
+    }
+}
+
+fn named(to: &Recipients) -> &[String] {
+    match to {
+        Recipients::User(name) => std::slice::from_ref(name),
+        Recipients::Users(names) => names,
+        Recipients::Everyone | Recipients::Topic(_) => &[],
+    }
+}
+
+fn audience(to: Recipients, users: &HashMap<String, UserId>) -> Result<Audience, PublishError> {
+    let field = if matches!(to, Recipients::User(_)) { "to.user" } else { "to.users" };
+    let number = |name: &String| {
+        users.get(name).copied().ok_or_else(|| PublishError::UnknownUser { field: field.into(), name: name.clone() })
+    };
+    Ok(match &to {
+        Recipients::Everyone => Audience::Everyone,
+        Recipients::Topic(topic) => Audience::Topic(topic.parse::<Topic>()?),
+        _ => Audience::users(named(&to).iter().map(number).collect::<Result<_, _>>()?),
+    })
+}
+
+fn check_key(key: &str) -> Result<(), Invalid> {
+    if key.is_empty() || key.len() > MAX_KEY_LEN || !key.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters"));
+    }
+    Ok(())
+}
+
+/// One append, committed.
+struct Committed {
+    previous: Position,
+    events: Vec<Event>,
+}
+
+/// The one writer: takes whatever waits, up to a bound, and appends it.
+async fn write(
+    store: Store,
+    mut inbox: mpsc::Receiver<Request>,
+    committed: mpsc::Sender<Committed>,
+    append: usize,
+) {
+    let mut held: Option<Request> = None;
+    loop {
+        let Some(first) = (match held.take() {
+            Some(request) => Some(request),
+            None => inbox.recv().await,
+        }) else {
+            return;
+        };
+        let mut batch = vec![first];
+        let mut size = batch[0].events.len();
+        while size < append {
+            let Ok(next) = inbox.try_recv() else { break };
+            if size + next.events.len() > append {
+                held = Some(next);
+                break;
+            }
+            size += next.events.len();
+            batch.push(next);
+        }
+        write_batch(&store, batch, &committed).await;
+    }
+}
+
+async fn write_batch(store: &Store, mut batch: Vec<Request>, committed: &mpsc::Sender<Committed>) {
+    let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
+    let events: Vec<NewEvent> = batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
+    metrics::counter!("carillon_appends_total").increment(1);
+    let appended = match store.append(&events).await {
+        Ok(appended) => appended,
+        Err(error) => {
+            metrics::counter!("carillon_append_failures_total").increment(1);
+            for request in batch {
+                // A publisher that has gone away needs no answer.
+                let _ = request.reply.send(Err(error.clone()));
+            }
+            return;
+        }
+    };
+    let new = Committed { previous: appended.previous, events: committed_events(&appended, events) };
+    let mut outcomes = appended.events.into_iter();
+    for (request, count) in batch.into_iter().zip(counts) {
+        let _ = request.reply.send(Ok(outcomes.by_ref().take(count).collect()));
+    }
+    metrics::counter!("carillon_published_total").increment(new.events.len() as u64);
+    if !new.events.is_empty() && committed.try_send(new).is_err() {
+        // Nothing is lost: every node finds it by comparing its place with the log's head.
+        metrics::counter!("carillon_announcements_skipped_total").increment(1);
+    }
+}
+
+/// Those that were written, as the log holds them.
+fn committed_events(appended: &Appended, events: Vec<NewEvent>) -> Vec<Event> {
+    let written = appended.events.iter().zip(events).filter(|(outcome, _)| !outcome.is_repeat);
+    let mut events: Vec<Event> = written
+        .map(|(outcome, new)| Event {
+            position: outcome.position,
+            id: outcome.id,
+            event_type: new.event_type,
+            priority: new.priority,
+            audience: new.audience,
+            data: new.data,
+            created_at: outcome.created_at,
+            expires_at: outcome.expires_at,
+            keep_after_read: new.keep_after_read,
+            publisher: new.publisher,
+        })
+        .collect();
+    events.sort_unstable_by_key(|event| event.position);
+    events
+}
+
+/// Tells the bus of each append, in order, and gives expiring events their keys.
+async fn announce(
+    epoch: watch::Receiver<Option<Epoch>>,
+    bus: Bus,
+    ttl: Ttl,
+    mut announcements: mpsc::Receiver<Committed>,
+) {
+    while let Some(Committed { previous, events }) = announcements.recv().await {
+        let epoch = epoch.borrow().clone();
+        let (Some(epoch), Some(last)) = (&epoch, events.last().map(|event| event.position)) else {
+            metrics::counter!("carillon_announcements_skipped_total").increment(1);
+            continue;
+        };
+        let deliveries = events.iter().map(|event| Delivery::of(epoch, event)).collect();
+        let messages = message::after_append(epoch, previous, last, deliveries);
+        if let Err(error) = bus.publish(&messages).await {
+            metrics::counter!("carillon_announcements_failed_total").increment(1);
+            tracing::debug!(%error, "an announcement failed");
+        }
+        let keys: Vec<(String, Vec<u8>, Millis)> = events
+            .iter()
+            .filter_map(|e| Some((format!("{LIVE_KEY}{}", e.position), Vec::new(), e.expires_at?)))
+            .collect();
+        if !keys.is_empty() && ttl.put_until(&keys).await.is_err() {
+            metrics::counter!("carillon_live_keys_failed_total").increment(keys.len() as u64);
+        }
+    }
+}
+
+/// How long a publisher that was turned away should wait.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,0 +1,173 @@
+//! The store in Postgres.
+//!
+//! Every call is one statement, or one short transaction, under a deadline on both sides: `statement_timeout`
+//! in the server, and one here for the server that does not answer at all.
+
+mod accounts;
+mod inbox;
+mod log;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+
+use super::{Result, Schema, StoreError, StoreLimits};
+use crate::event::Millis;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a statement of a migration may run, or wait for another node that migrates.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// What a call's own deadline adds to the server's, so that the server's, which says more, comes first.
+const DEADLINE_SLACK: Duration = Duration::from_secs(1);
+
+/// SQLSTATE: the table does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// The store in Postgres; see the contract of the module above.
+#[derive(Clone)]
+pub(super) struct PostgresStore {
+    pool: PgPool,
+    options: PgConnectOptions,
+    acquire_timeout: Duration,
+    deadline: Duration,
+}
+
+impl PostgresStore {
+    /// Reads the URL; connects on first use.
+    pub(super) fn open(url: &str, limits: &StoreLimits) -> Result<Self> {
+        // The parser's message may quote the URL, and with it the password.
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| StoreError::Unusable("the store's Postgres URL cannot be read".into()))?
+            .application_name("carillon")
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(limits.max_connections)
+            .acquire_timeout(limits.acquire_timeout)
+            .connect_lazy_with(with_timeouts(options.clone(), limits.lock_timeout, limits.statement_timeout));
+        let deadline = limits.statement_timeout + DEADLINE_SLACK;
+        Ok(Self { pool, options, acquire_timeout: limits.acquire_timeout, deadline })
+    }
+
+    pub(super) async fn schema(&self) -> Result<Schema> {
+        let query = sqlx::query_as("select version, checksum, success from _sqlx_migrations");
+        let applied: Vec<(i64, Vec<u8>, bool)> = match self.within(async |c| query.fetch_all(c).await).await {
+            Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => Vec::new(),
+            other => other?,
+        };
+        let known: BTreeMap<i64, &[u8]> = MIGRATIONS.iter().map(|m| (m.version, &*m.checksum)).collect();
+        let is_known = |(version, checksum, success): &(i64, Vec<u8>, bool)| {
+            *success && known.get(version).is_some_and(|ours| ours == checksum)
+        };
+        Ok(match applied.len() {
+            _ if !applied.iter().all(is_known) => Schema::Unknown,
+            0 => Schema::Empty,
+            some if some < known.len() => Schema::Older,
+            _ => Schema::Current,
+        })
+    }
+
+    pub(super) async fn migrate(&self) -> Result<()> {
+        // A connection of its own, closed afterwards: a migration that fails keeps the lock of its session.
+        let options = with_timeouts(self.options.clone(), MIGRATION_TIMEOUT, MIGRATION_TIMEOUT);
+        let connecting = tokio::time::timeout(self.acquire_timeout, PgConnection::connect_with(&options));
+        let mut connection = connecting.await.map_err(|_| Failure::Late)?.map_err(Failure::Sql)?;
+        let work = tokio::time::timeout(
+            MIGRATION_TIMEOUT + DEADLINE_SLACK,
+            MIGRATIONS.run_direct(None, &mut connection, false),
+        );
+        let outcome = work.await.map_err(|_| Failure::Late)?;
+        // The connection has done its work; whether it says goodbye does not matter.
+        let _ = tokio::time::timeout(DEADLINE_SLACK, connection.close()).await;
+        outcome.map_err(|error| match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                Failure::Sql(error).into()
+            }
+            MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
+                StoreError::Unusable(format!("the database's schema is not one this program knows: {error}"))
+            }
+            error => StoreError::Failed(error.to_string()),
+        })
+    }
+
+    /// Does `work` on a connection of the pool, under this store's deadline.
+    async fn within<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> std::result::Result<T, Failure> {
+        let mut connection = self.pool.acquire().await.map_err(Failure::Sql)?;
+        match tokio::time::timeout(self.deadline, work(&mut connection)).await {
+            Ok(outcome) => outcome.map_err(Failure::Sql),
+            Err(_) => {
+                // Given back to the pool it would be pinged, without a deadline, and hold its place until then.
+                connection.close_on_drop();
+                Err(Failure::Late)
+            }
+        }
+    }
+}
+
+/// Settings that every connection begins with.
+fn with_timeouts(options: PgConnectOptions, lock: Duration, statement: Duration) -> PgConnectOptions {
+    options.options([
+        ("lock_timeout", millis(lock).to_string()),
+        ("statement_timeout", millis(statement).to_string()),
+        ("idle_in_transaction_session_timeout", millis(statement).to_string()),
+        // The log's order rests on statements that see what was committed while they waited for its lock.
+        ("default_transaction_isolation", "read committed".to_owned()),
+        // Ranges run from one position to the whole log: a plan is good only for the values it was made for.
+        ("plan_cache_mode", "force_custom_plan".to_owned()),
+        ("jit", "off".to_owned()),
+    ])
+}
+
+/// A span as the database counts it, at most what can be added to any time.
+fn millis(span: Duration) -> Millis {
+    const MOST: Millis = 1 << 52;
+    Millis::try_from(span.as_millis()).map_or(MOST, |millis| millis.min(MOST))
+}
+
+/// Why a call failed, before it is known what that means to the caller.
+enum Failure {
+    Sql(sqlx::Error),
+    Late,
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        let error = match failure {
+            Failure::Late => return Self::Unavailable("the database does not answer".into()),
+            Failure::Sql(error) => error,
+        };
+        match &error {
+            // It may quote the URL.
+            sqlx::Error::Configuration(_) => {
+                Self::Unusable("the connection to Postgres cannot be set up as its URL says".into())
+            }
+            sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::BeginFailed
+            | sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
+            _ if code(&error).is_some_and(|code| is_passing(&code)) => Self::Unavailable(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// The SQLSTATE of an error the server answered with.
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
+}
+
+/// Whether trying again later may help: connections, resources, an operator's doing, a lock or a rollback.
+fn is_passing(code: &str) -> bool {
+    // 55P03: lock_timeout. 25006: a standby, until it is promoted or the name points elsewhere.
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25006")
+}
