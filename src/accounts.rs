@@ -233,7 +233,10 @@ impl Accounts {
     }
 
     /// Hashing is meant to be slow: it gets threads of its own, few at a time. `None` if it panicked.
-    async fn off_the_runtime<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    async fn off_the_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let _turn = self.hashing.acquire().await;
         tokio::task::spawn_blocking(work).await.ok()
     }
@@ -251,7 +254,9 @@ fn check_name(name: &str) -> Result<(), Invalid> {
 fn unknown_user_hash() -> String {
     static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     HASH.get_or_init(|| {
-        Argon2::default().hash_password(b"nobody has this password").map_or_else(|_| String::new(), |h| h.to_string())
+        Argon2::default()
+            .hash_password(b"nobody has this password")
+            .map_or_else(|_| String::new(), |h| h.to_string())
     })
     .clone()
 }

@@ -12,7 +12,12 @@ use crate::store::{Store, StoreError, StoreLimits};
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     /// The store: sqlite:path or postgres://user:password@host/database
-    #[arg(long, env = "CARILLON_STORE_URL", default_value = "sqlite:data/carillon.sqlite", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "CARILLON_STORE_URL",
+        default_value = "sqlite:data/carillon.sqlite",
+        hide_env_values = true
+    )]
     pub store_url: String,
     /// Connections to the database at most
     #[arg(long, env = "CARILLON_STORE_CONNECTIONS", default_value_t = 10)]

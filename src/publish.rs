@@ -149,7 +149,10 @@ fn named(to: &Recipients) -> &[String] {
 fn audience(to: Recipients, users: &HashMap<String, UserId>) -> Result<Audience, PublishError> {
     let field = if matches!(to, Recipients::User(_)) { "to.user" } else { "to.users" };
     let number = |name: &String| {
-        users.get(name).copied().ok_or_else(|| PublishError::UnknownUser { field: field.into(), name: name.clone() })
+        users
+            .get(name)
+            .copied()
+            .ok_or_else(|| PublishError::UnknownUser { field: field.into(), name: name.clone() })
     };
     Ok(match &to {
         Recipients::Everyone => Audience::Everyone,
@@ -203,7 +206,8 @@ async fn write(
 
 async fn write_batch(store: &Store, mut batch: Vec<Request>, committed: &mpsc::Sender<Committed>) {
     let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
-    let events: Vec<NewEvent> = batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
+    let events: Vec<NewEvent> =
+        batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
     metrics::counter!("carillon_appends_total").increment(1);
     let appended = match store.append(&events).await {
         Ok(appended) => appended,

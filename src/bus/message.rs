@@ -105,7 +105,9 @@ impl Message {
     /// As bytes for the bus.
     pub fn encode(&self) -> Bytes {
         let (header, frames): (Header, &[Delivery]) = match self {
-            Self::Payload(delivery) => (Header::Payload(delivery.head.clone()), std::slice::from_ref(delivery)),
+            Self::Payload(delivery) => {
+                (Header::Payload(delivery.head.clone()), std::slice::from_ref(delivery))
+            }
             Self::Announcement(a) => {
                 let carried = a.carried.iter().map(|d| (d.head.clone(), d.frame.bytes().len())).collect();
                 let (epoch, elsewhere) = (a.epoch.clone(), a.elsewhere.clone());
@@ -176,7 +178,6 @@ pub fn after_append(
     messages.push((GLOBAL.to_owned(), Message::Announcement(announcement).encode()));
     messages
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@
 //!
 //! Chosen by URL: `memory:` or `redis://…`. One conformance suite (`tests/bus_conformance.rs`) runs against both.
 
+mod inbox;
 mod memory;
 pub mod message;
 mod redis;
@@ -78,7 +79,7 @@ pub struct Bus(Backend);
 #[derive(Clone)]
 enum Backend {
     Memory(memory::MemoryBus),
-    Redis(redis::RedisBus),
+    Redis(std::sync::Arc<redis::RedisBus>),
 }
 
 impl Bus {
@@ -94,7 +95,7 @@ impl Bus {
             }
             Some("redis" | "rediss" | "redis+unix" | "unix") => {
                 let (bus, events) = redis::RedisBus::open(url, limits)?;
-                Ok((Self(Backend::Redis(bus)), events))
+                Ok((Self(Backend::Redis(std::sync::Arc::new(bus))), events))
             }
             _ => Err(BusError("the bus's URL must begin with memory: or redis://".into())),
         }

@@ -127,7 +127,13 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
                 let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
                 let state = if token.revoked_at.is_some() { "revoked" } else { "valid" };
                 let ends = token.expires_at.map_or_else(|| "never ends".into(), rfc3339);
-                println!("{}\t{}\t{}\t{state}\t{ends}\t{}", token.id, token.user.name, scopes.join(","), token.name);
+                println!(
+                    "{}\t{}\t{}\t{state}\t{ends}\t{}",
+                    token.id,
+                    token.user.name,
+                    scopes.join(","),
+                    token.name
+                );
             }
         }
         TokenCommand::Revoke { id, store } => {

@@ -1,10 +1,7 @@
 //! The command line.
 
 mod accounts;
-mod client;
-mod publish;
 mod serve;
-mod tail;
 
 use clap::{Parser, Subcommand};
 
@@ -33,10 +30,6 @@ enum Command {
     /// Make, list and revoke API tokens
     #[command(subcommand)]
     Token(accounts::TokenCommand),
-    /// Publish events to a node
-    Publish(publish::PublishArgs),
-    /// Listen to a node and print what comes
-    Tail(tail::TailArgs),
 }
 
 /// Does what the command line says.
@@ -51,8 +44,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Command::User(command)) => accounts::user(command).await,
         Some(Command::Token(command)) => accounts::token(command).await,
-        Some(Command::Publish(args)) => publish::run(args).await,
-        Some(Command::Tail(args)) => tail::run(args).await,
     }
 }
 

@@ -22,7 +22,8 @@ use crate::ttl::{Ttl, TtlLimits};
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "carillon=info,warn".into()),
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "carillon=info,warn".into()),
         )
         .with_writer(std::io::stderr)
         .init();
@@ -83,7 +84,8 @@ pub async fn serve(
 
 /// The metrics listener, on its own address.
 fn metrics(address: &str, stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let wrong = |error: &dyn std::fmt::Display| Misconfigured(format!("metrics cannot listen on {address}: {error}"));
+    let wrong =
+        |error: &dyn std::fmt::Display| Misconfigured(format!("metrics cannot listen on {address}: {error}"));
     let parsed = address.parse().map_err(|e| wrong(&e))?;
     let listener = server::bind(parsed).map_err(|e| wrong(&e))?;
     let figures = PrometheusBuilder::new().install_recorder()?;
@@ -114,7 +116,8 @@ async fn greet(store: &Store, accounts: &Accounts, address: &str) -> anyhow::Res
         let user = accounts.create(name, &password, role).await?;
         println!("    {name:<6} {password}");
         if role == Role::Admin {
-            token = accounts.create_token(user.id, "first try", &[Scope::Publish, Scope::Listen], None).await?.0;
+            token =
+                accounts.create_token(user.id, "first try", &[Scope::Publish, Scope::Listen], None).await?.0;
         }
     }
     println!("\nOpen {address}/ and sign in. Then publish to everyone:\n");

@@ -85,7 +85,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
-    token.map(Some).ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "Authorization must be 'Bearer' and a token"))
+    token
+        .map(Some)
+        .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "Authorization must be 'Bearer' and a token"))
 }
 
 /// The cookie for a new session; `max_age` if it is to outlive the browser.

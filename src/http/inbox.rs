@@ -73,7 +73,8 @@ pub async fn page(store: &Store, user: UserId, params: &Params) -> Result<InboxP
     let mut entries = store.inbox(&reader, &query).await?;
     let has_more = entries.len() > limit as usize;
     entries.truncate(limit as usize);
-    let next = entries.last().filter(|_| has_more).map(|e| format!("{}-{}", e.event.priority, e.event.position));
+    let next =
+        entries.last().filter(|_| has_more).map(|e| format!("{}-{}", e.event.priority, e.event.position));
     Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
 }
 
@@ -115,8 +116,10 @@ pub async fn counts(
     let reader = params.reader(identity.user.id)?;
     let counts = store.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
     let unread: i64 = counts.iter().map(|(_, count)| count).sum();
-    let by_type: serde_json::Map<String, Value> =
-        counts.into_iter().map(|(event_type, count)| (event_type.as_str().to_owned(), json!(count))).collect();
+    let by_type: serde_json::Map<String, Value> = counts
+        .into_iter()
+        .map(|(event_type, count)| (event_type.as_str().to_owned(), json!(count)))
+        .collect();
     Ok(Json(json!({ "unread": unread, "by_type": by_type })))
 }
 

@@ -122,7 +122,8 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
         Audience::Topic(topic) => ("topic", Some(topic.as_str())),
     };
     let value: Option<serde_json::Value> = serde_json::from_str(&event.data).ok();
-    let data = value.and_then(|v| serde_json::to_string_pretty(&v).ok()).unwrap_or_else(|| event.data.clone());
+    let data =
+        value.and_then(|v| serde_json::to_string_pretty(&v).ok()).unwrap_or_else(|| event.data.clone());
     context! {
         id => event.id.to_string(),
         position => event.position,
@@ -137,7 +138,11 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
 
 /// `GET /static/{name}`
 pub async fn file(Path(name): Path<String>) -> Response {
-    let kinds = [("css", "text/css; charset=utf-8"), ("js", "text/javascript; charset=utf-8"), ("svg", "image/svg+xml")];
+    let kinds = [
+        ("css", "text/css; charset=utf-8"),
+        ("js", "text/javascript; charset=utf-8"),
+        ("svg", "image/svg+xml"),
+    ];
     let kind = kinds.iter().find(|(end, _)| name.rsplit('.').next() == Some(end));
     match (Files::get(&name), kind) {
         (Some(file), Some((_, kind))) => {

@@ -41,7 +41,8 @@ impl Params {
 
     /// A parameter that may be repeated, each of a kind that says itself what is wrong.
     pub fn list<T: FromStr<Err = Invalid>>(&self, name: &str) -> Result<Vec<T>, Problem> {
-        let parse = |text: &str| text.parse().map_err(|e: Invalid| Problem::from(Invalid::new(name, e.message)));
+        let parse =
+            |text: &str| text.parse().map_err(|e: Invalid| Problem::from(Invalid::new(name, e.message)));
         let values = self.all(name).into_iter().map(parse).collect::<Result<Vec<T>, _>>()?;
         if values.len() > MAX_REPEATS {
             return Err(Invalid::new(name, format!("may stand at most {MAX_REPEATS} times")).into());

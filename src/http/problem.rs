@@ -99,12 +99,16 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) => {
                 tracing::warn!(%error, "a request failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not reachable; try again").after(RETRY_AFTER)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not reachable; try again")
+                    .after(RETRY_AFTER)
             }
             StoreError::Taken(what) => Self::new(StatusCode::CONFLICT, format!("{what} is taken")),
             StoreError::Unusable(_) | StoreError::Failed(_) => {
                 tracing::error!(%error, "a request failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store refused; the log of this node says why")
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the store refused; the log of this node says why",
+                )
             }
         }
     }

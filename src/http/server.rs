@@ -77,7 +77,9 @@ pub async fn serve(listener: TcpListener, router: Router, max_connections: usize
 
 async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     let socket = SockRef::from(&stream);
-    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(ACK_TIMEOUT))) {
+    if let Err(error) =
+        socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(ACK_TIMEOUT)))
+    {
         tracing::debug!(%error, "a socket option was refused");
     }
     let ended = CancellationToken::new();

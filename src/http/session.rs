@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Form, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::Json;
 use axum_extra::extract::cookie::{Cookie, CookieJar};
 use serde::Deserialize;
 
@@ -36,7 +36,8 @@ pub async fn sign_in(
     jar: CookieJar,
     body: Option<Json<SignIn>>,
 ) -> Result<Response, Problem> {
-    let wrong = || Invalid::new("body", "must be {\"name\": …, \"password\": …, \"remember\": true or false}");
+    let wrong =
+        || Invalid::new("body", "must be {\"name\": …, \"password\": …, \"remember\": true or false}");
     let Json(form) = body.ok_or_else(wrong)?;
     let jar = begin(&app.accounts, &app.node, app.settings, &headers, jar, &form).await?;
     Ok((StatusCode::NO_CONTENT, jar).into_response())
@@ -123,7 +124,8 @@ mod tests {
         for good in ["/", "/a/b?c=d#e"] {
             assert_eq!(local_path(good), good);
         }
-        let bad = ["", "a", "//evil", "/\\evil", "https://evil", "/\t/evil", "/a\r\nx: y", "\\\\evil", "/ä", " /"];
+        let bad =
+            ["", "a", "//evil", "/\\evil", "https://evil", "/\t/evil", "/a\r\nx: y", "\\\\evil", "/ä", " /"];
         for next in bad {
             assert_eq!(local_path(next), "/", "{next:?}");
         }

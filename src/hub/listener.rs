@@ -93,12 +93,7 @@ impl std::ops::Deref for Listener {
 }
 
 impl Listener {
-    pub(super) fn new(
-        id: u64,
-        subscription: Subscription,
-        max_events: usize,
-        max_bytes: usize,
-    ) -> Self {
+    pub(super) fn new(id: u64, subscription: Subscription, max_events: usize, max_bytes: usize) -> Self {
         let now = Instant::now();
         Self {
             id,

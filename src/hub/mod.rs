@@ -245,7 +245,12 @@ impl HubGuard<'_> {
 
     /// Hands events to their listeners and moves `applied`. `routes` are all positions since `applied`; `None`:
     /// only what concerned somebody here is known.
-    pub fn apply(&mut self, events: &[Arc<Delivery>], routes: Option<Vec<(Position, Audience)>>, applied: Position) {
+    pub fn apply(
+        &mut self,
+        events: &[Arc<Delivery>],
+        routes: Option<Vec<(Position, Audience)>>,
+        applied: Position,
+    ) {
         for event in events {
             self.routing.route(event);
         }
@@ -258,7 +263,8 @@ impl HubGuard<'_> {
             }
         }
         while routing.ring.len() > routing.ring_limit {
-            routing.ring_floor = routing.ring.pop_front().map_or(routing.ring_floor, |(position, _)| position);
+            routing.ring_floor =
+                routing.ring.pop_front().map_or(routing.ring_floor, |(position, _)| position);
         }
         routing.applied = applied;
         // After the queues: a listener that finds its queue empty may then say it has seen up to here.

@@ -2,8 +2,8 @@ use super::*;
 use crate::event::{Event, Priority};
 use crate::store::{Filter, Reader};
 use futures_util::task::noop_waker;
-use tokio_util::sync::CancellationToken;
 use std::task::{Context, Poll};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 fn epoch() -> Epoch {

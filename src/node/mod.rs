@@ -113,7 +113,12 @@ pub struct Node {
 
 impl Node {
     /// Starts a node's tasks; they end with [`Node::stop`]. It serves streams as soon as it has seen the log.
-    pub fn start(store: Store, bus_url: &str, ttl: Ttl, limits: NodeLimits) -> Result<Arc<Self>, crate::bus::BusError> {
+    pub fn start(
+        store: Store,
+        bus_url: &str,
+        ttl: Ttl,
+        limits: NodeLimits,
+    ) -> Result<Arc<Self>, crate::bus::BusError> {
         let (bus, events) = Bus::open(bus_url, &limits.bus)?;
         let for_hub = bus.clone();
         let hub = Arc::new(Hub::new(limits.hub.clone(), move |interest| follow(&for_hub, &interest)));
@@ -124,7 +129,13 @@ impl Node {
         let (epoch, known_epoch) = watch::channel(None);
         let node = Arc::new(Self {
             streams: Streams::new(hub.clone(), store.clone(), clock.clone(), limits.stream.clone()),
-            publisher: Publisher::start(store.clone(), bus.clone(), ttl.clone(), known_epoch, &limits.publish),
+            publisher: Publisher::start(
+                store.clone(),
+                bus.clone(),
+                ttl.clone(),
+                known_epoch,
+                &limits.publish,
+            ),
             hub,
             clock,
             store,

@@ -90,7 +90,11 @@ fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
     let mut sequencer = Sequencer::new(limits, 0);
     for position in 2..9 {
         sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
-        sequencer.announcement(announcement(position - 1, &[delivery(position, Audience::Everyone)], position));
+        sequencer.announcement(announcement(
+            position - 1,
+            &[delivery(position, Audience::Everyone)],
+            position,
+        ));
     }
     assert_eq!((sequencer.pending.len(), sequencer.payloads.len()), (2, 2));
     assert_eq!(sequencer.lag(), 8, "the head is remembered, so the rest will be read");

@@ -98,7 +98,12 @@ impl Streams {
     }
 
     /// Reads the next page of a backlog, in the order in which it should leave.
-    async fn read(self: Arc<Self>, listener: Arc<Listener>, cursor: Cursor, up_to: Position) -> Result<Replay, StoreError> {
+    async fn read(
+        self: Arc<Self>,
+        listener: Arc<Listener>,
+        cursor: Cursor,
+        up_to: Position,
+    ) -> Result<Replay, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
         let (reader, limit) = (&listener.reader, self.limits.replay_events);
@@ -144,9 +149,8 @@ struct Replay {
 fn order(cursor: &Cursor, page: &Page) -> Replay {
     let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
     let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
-    let encode = |event: &Event| {
-        String::from_utf8_lossy(Delivery::of(&cursor.epoch, event).frame.body()).into_owned()
-    };
+    let encode =
+        |event: &Event| String::from_utf8_lossy(Delivery::of(&cursor.epoch, event).frame.body()).into_owned();
     let end = order.last().map_or_else(
         || Cursor {
             epoch: cursor.epoch.clone(),
@@ -347,7 +351,10 @@ impl Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
         self.poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(BodyFrame::data(bytes))))
     }
 }

@@ -122,7 +122,9 @@ impl Subscriber {
                 }
             }
             Message::Announcement(announcement) => match &mut self.at {
-                Some((epoch, sequencer)) if *epoch == announcement.epoch => sequencer.announcement(announcement),
+                Some((epoch, sequencer)) if *epoch == announcement.epoch => {
+                    sequencer.announcement(announcement)
+                }
                 _ => self.ask_at = Instant::now(),
             },
         }

@@ -87,7 +87,7 @@ pub struct Store(Backend);
 
 #[derive(Clone)]
 enum Backend {
-    Postgres(postgres::PostgresStore),
+    Postgres(std::sync::Arc<postgres::PostgresStore>),
     Sqlite(sqlite::SqliteStore),
 }
 
@@ -110,7 +110,7 @@ impl Store {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Ok(Self(Backend::Sqlite(sqlite::SqliteStore::open(url, limits).await?))),
             Some("postgres" | "postgresql") => {
-                Ok(Self(Backend::Postgres(postgres::PostgresStore::open(url, limits)?)))
+                Ok(Self(Backend::Postgres(std::sync::Arc::new(postgres::PostgresStore::open(url, limits)?))))
             }
             _ => Err(StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())),
         }
@@ -267,7 +267,12 @@ impl Store {
     }
 
     /// Adds a session that ends `lifetime` from now.
-    pub async fn create_session(&self, user: UserId, secret: &SecretHash, lifetime: Duration) -> Result<Session> {
+    pub async fn create_session(
+        &self,
+        user: UserId,
+        secret: &SecretHash,
+        lifetime: Duration,
+    ) -> Result<Session> {
         forward!(self.create_session(user, secret, lifetime))
     }
 

@@ -1,0 +1,83 @@
+//! The bus inside one process.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::inbox::{Inbox, inbox};
+use super::{BusError, BusEvent, BusLimits};
+
+/// All who share one bus.
+#[derive(Default)]
+struct Room {
+    members: Mutex<Vec<Weak<Member>>>,
+}
+
+struct Member {
+    wanted: Mutex<HashSet<String>>,
+    inbox: Inbox,
+    is_gone: AtomicBool,
+}
+
+/// One node's place on a bus in this process.
+#[derive(Clone)]
+pub(super) struct MemoryBus {
+    room: Arc<Room>,
+    member: Arc<Member>,
+}
+
+impl MemoryBus {
+    pub(super) fn open(url: &str, limits: &BusLimits) -> (Self, mpsc::Receiver<BusEvent>) {
+        let name = url.split_once(':').map_or("", |(_, name)| name);
+        let room = if name.is_empty() { Arc::default() } else { shared_room(name) };
+        let (inbox, events) = inbox(limits.queue);
+        inbox.restored();
+        let member = Arc::new(Member { wanted: Mutex::default(), inbox, is_gone: AtomicBool::new(false) });
+        lock(&room.members).push(Arc::downgrade(&member));
+        (Self { room, member }, events)
+    }
+
+    pub(super) fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
+        let mut members = lock(&self.room.members);
+        members.retain(|member| member.upgrade().is_some_and(|m| !m.is_gone.load(Ordering::Relaxed)));
+        let present: Vec<_> = members.iter().filter_map(Weak::upgrade).collect();
+        // Under the lock, so that all members see all publishers in one order.
+        for (channel, payload) in messages {
+            for member in &present {
+                if lock(&member.wanted).contains(channel) && !member.inbox.message(channel, payload.clone()) {
+                    member.is_gone.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn subscribe(&self, channel: &str) {
+        lock(&self.member.wanted).insert(channel.to_owned());
+        self.member.inbox.subscribed(channel);
+    }
+
+    pub(super) fn unsubscribe(&self, channel: &str) {
+        lock(&self.member.wanted).remove(channel);
+    }
+}
+
+/// The room of this name, while anybody is in it.
+fn shared_room(name: &str) -> Arc<Room> {
+    static ROOMS: OnceLock<Mutex<HashMap<String, Weak<Room>>>> = OnceLock::new();
+    let mut rooms = lock(ROOMS.get_or_init(Mutex::default));
+    rooms.retain(|_, room| room.strong_count() > 0);
+    if let Some(room) = rooms.get(name).and_then(Weak::upgrade) {
+        return room;
+    }
+    let room = Arc::new(Room::default());
+    rooms.insert(name.to_owned(), Arc::downgrade(&room));
+    room
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,322 @@
+//! The bus over Redis pub/sub: one connection that publishes, one that listens, each rebuilt when it breaks.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::io::tcp::TcpSettings;
+use ::redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, PushInfo, PushKind,
+    RedisError, Value,
+};
+use bytes::Bytes;
+use rand::RngExt as _;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::inbox::{Inbox, inbox};
+use super::{BusError, BusEvent, BusLimits};
+
+/// The most channels in one SUBSCRIBE or UNSUBSCRIBE.
+const CHANNELS_AT_ONCE: usize = 1_000;
+/// The first pause before reconnecting; doubled each time up to the limit.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+
+/// One node's connections to a Redis server. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct RedisBus {
+    client: Client,
+    limits: BusLimits,
+    publisher: Arc<Mutex<Publisher>>,
+    wishes: Arc<Wishes>,
+}
+
+/// The publishing connection.
+enum Publisher {
+    Up(MultiplexedConnection),
+    /// Somebody is connecting: others fail at once.
+    Connecting,
+    Down {
+        retry_at: Instant,
+    },
+}
+
+/// The channels this node wants.
+#[derive(Default)]
+struct Wishes {
+    channels: Mutex<HashSet<String>>,
+    changed: Notify,
+}
+
+impl RedisBus {
+    pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, mpsc::Receiver<BusEvent>), BusError> {
+        let client = client(url).map_err(|error| BusError(format!("the Redis URL: {}", error.category())))?;
+        let (inbox, events) = inbox(limits.queue);
+        let wishes = Arc::new(Wishes::default());
+        let listener =
+            Listener { client: client.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };
+        tokio::spawn(listener.run());
+        let publisher = Arc::new(Mutex::new(Publisher::Down { retry_at: Instant::now() }));
+        Ok((Self { client, limits: limits.clone(), publisher, wishes }, events))
+    }
+
+    pub(super) async fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
+        let mut connection = self.publisher().await?;
+        let mut pipeline = Pipeline::with_capacity(messages.len());
+        for (channel, payload) in messages {
+            pipeline.cmd("PUBLISH").arg(channel).arg(&payload[..]).ignore();
+        }
+        let sent = timeout(self.limits.deadline, pipeline.exec_async(&mut connection)).await;
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if !error.is_unrecoverable_error() && !error.is_timeout() => Err(told(&error)),
+            Ok(Err(error)) => {
+                self.publisher_is_down();
+                Err(told(&error))
+            }
+            Err(_) => {
+                self.publisher_is_down();
+                Err(BusError("no answer within the deadline".into()))
+            }
+        }
+    }
+
+    pub(super) fn subscribe(&self, channel: &str) {
+        lock(&self.wishes.channels).insert(channel.to_owned());
+        self.wishes.changed.notify_one();
+    }
+
+    pub(super) fn unsubscribe(&self, channel: &str) {
+        lock(&self.wishes.channels).remove(channel);
+        self.wishes.changed.notify_one();
+    }
+
+    /// The publishing connection; made by one caller while the others fail at once.
+    async fn publisher(&self) -> Result<MultiplexedConnection, BusError> {
+        {
+            let mut publisher = lock(&self.publisher);
+            match &*publisher {
+                Publisher::Up(connection) => return Ok(connection.clone()),
+                Publisher::Down { retry_at } if *retry_at <= Instant::now() => {
+                    *publisher = Publisher::Connecting
+                }
+                Publisher::Connecting | Publisher::Down { .. } => {
+                    return Err(BusError("not connected".into()));
+                }
+            }
+        }
+        // Should this call be dropped half way, the next one must be able to try.
+        let reset = ResetOnDrop(self);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.limits.deadline))
+            .set_response_timeout(Some(self.limits.deadline));
+        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        let connected = timeout(self.limits.deadline, connecting).await;
+        match connected {
+            Ok(Ok(connection)) => {
+                *lock(&self.publisher) = Publisher::Up(connection.clone());
+                std::mem::forget(reset);
+                Ok(connection)
+            }
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err(BusError("no connection within the deadline".into())),
+        }
+    }
+
+    fn publisher_is_down(&self) {
+        *lock(&self.publisher) = Publisher::Down { retry_at: Instant::now() + FIRST_BACKOFF };
+    }
+}
+
+struct ResetOnDrop<'a>(&'a RedisBus);
+
+impl Drop for ResetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.publisher_is_down();
+    }
+}
+
+/// The task behind the listening connection.
+struct Listener {
+    client: Client,
+    limits: BusLimits,
+    wishes: Arc<Wishes>,
+    inbox: Inbox,
+}
+
+/// What the connection tells the task.
+#[derive(Default)]
+struct Line {
+    is_broken: AtomicBool,
+    /// Channels that were given up on purpose and not yet confirmed so.
+    leaving: Mutex<HashSet<String>>,
+    changed: Notify,
+}
+
+impl Line {
+    fn broke(&self) {
+        self.is_broken.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
+}
+
+impl Listener {
+    async fn run(self) {
+        let mut backoff = FIRST_BACKOFF;
+        let mut was_up = false;
+        while self.inbox.is_read() {
+            let line = Arc::new(Line::default());
+            if let Ok(connection) = self.connect(&line).await {
+                let lasted = self.listen(connection, &line).await;
+                if lasted {
+                    backoff = FIRST_BACKOFF;
+                    was_up = true;
+                }
+            }
+            if was_up {
+                self.inbox.gap();
+                was_up = false;
+            }
+            let pause = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.inbox.unread() => return,
+            }
+            backoff = (backoff * 2).min(self.limits.max_backoff);
+        }
+    }
+
+    async fn connect(&self, line: &Arc<Line>) -> Result<MultiplexedConnection, BusError> {
+        let (inbox, line) = (self.inbox.clone(), line.clone());
+        let received = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
+            receive(&inbox, &line, push);
+            Ok(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.limits.deadline))
+            .set_response_timeout(Some(self.limits.deadline))
+            .set_push_sender(received);
+        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        match timeout(self.limits.deadline, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err(BusError("no connection within the deadline".into())),
+        }
+    }
+
+    /// Keeps the connection's channels as they are wanted until it breaks. Whether it was ever good.
+    async fn listen(&self, mut connection: MultiplexedConnection, line: &Line) -> bool {
+        let mut subscribed = HashSet::new();
+        let mut is_up = false;
+        let mut ping_at = Instant::now() + self.limits.ping_every;
+        loop {
+            if self.follow(&mut connection, line, &mut subscribed).await.is_err() {
+                return is_up;
+            }
+            if !is_up && !line.is_broken.load(Ordering::SeqCst) {
+                is_up = true;
+                self.inbox.restored();
+            }
+            tokio::select! {
+                () = self.wishes.changed.notified() => {}
+                () = line.changed.notified() => {}
+                () = self.inbox.unread() => return is_up,
+                () = tokio::time::sleep_until(ping_at) => {
+                    // A frozen server never closes the connection: only its silence tells.
+                    let ping = ::redis::cmd("PING");
+                    let answer = timeout(self.limits.deadline, connection.send_packed_command(&ping)).await;
+                    if !matches!(answer, Ok(Ok(_))) {
+                        return is_up;
+                    }
+                    ping_at = Instant::now() + self.limits.ping_every;
+                }
+            }
+            if line.is_broken.load(Ordering::SeqCst) {
+                return is_up;
+            }
+        }
+    }
+
+    /// Subscribes to what is wanted and gives up what is not.
+    async fn follow(
+        &self,
+        connection: &mut MultiplexedConnection,
+        line: &Line,
+        subscribed: &mut HashSet<String>,
+    ) -> Result<(), BusError> {
+        let (new, old): (Vec<String>, Vec<String>) = {
+            let wanted = lock(&self.wishes.channels);
+            (
+                wanted.difference(subscribed).cloned().collect(),
+                subscribed.difference(&wanted).cloned().collect(),
+            )
+        };
+        for channels in old.chunks(CHANNELS_AT_ONCE) {
+            lock(&line.leaving).extend(channels.iter().cloned());
+            self.in_time(connection.unsubscribe(channels)).await?;
+            channels.iter().for_each(|channel| _ = subscribed.remove(channel));
+        }
+        for channels in new.chunks(CHANNELS_AT_ONCE) {
+            self.in_time(connection.subscribe(channels)).await?;
+            for channel in channels {
+                self.inbox.subscribed(channel);
+                subscribed.insert(channel.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn in_time(&self, call: impl Future<Output = Result<(), RedisError>>) -> Result<(), BusError> {
+        match timeout(self.limits.deadline, call).await {
+            Ok(answer) => answer.map_err(|error| told(&error)),
+            Err(_) => Err(BusError("no answer within the deadline".into())),
+        }
+    }
+}
+
+/// Something came over the listening connection. Must not wait.
+fn receive(inbox: &Inbox, line: &Line, push: PushInfo) {
+    match push.kind {
+        PushKind::Message => {
+            let mut data = push.data.into_iter();
+            if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
+                (data.next(), data.next())
+            {
+                inbox.message(&String::from_utf8_lossy(&channel), Bytes::from(payload));
+            } else {
+                metrics::counter!("carillon_bus_undecodable_total").increment(1);
+                line.broke();
+            }
+        }
+        PushKind::Unsubscribe => {
+            let channel = match push.data.first() {
+                Some(Value::BulkString(channel)) => String::from_utf8_lossy(channel).into_owned(),
+                _ => String::new(),
+            };
+            if !lock(&line.leaving).remove(&channel) {
+                line.broke();
+            }
+        }
+        PushKind::Disconnection => line.broke(),
+        _ => {}
+    }
+}
+
+/// A client that always speaks RESP3, whose connections send small messages at once.
+fn client(url: &str) -> Result<Client, RedisError> {
+    let info = url.into_connection_info()?;
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let info = info.set_redis_settings(redis).set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    Client::open(info)
+}
+
+/// What may be said of an error: never the server's own words, which may repeat a password.
+fn told(error: &RedisError) -> BusError {
+    BusError(error.category().to_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

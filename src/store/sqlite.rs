@@ -1,0 +1,139 @@
+//! The store in a SQLite file: one writer connection, several readers.
+
+mod accounts;
+mod inbox;
+mod log;
+
+use std::path::Path;
+
+use sqlx::migrate::{Migrate as _, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use super::{Result, Schema, StoreError, StoreLimits};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The database's clock in milliseconds, as SQL.
+macro_rules! now {
+    () => {
+        "cast(unixepoch('subsec') * 1000 as integer)"
+    };
+}
+pub(super) use now;
+
+/// A store in a SQLite file. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SqliteStore {
+    /// One connection: writes wait for each other here rather than on the file's lock.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    pub(super) async fn open(url: &str, limits: &StoreLimits) -> Result<Self> {
+        let path = url.trim_start_matches("sqlite:");
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let is_memory = path == ":memory:";
+        let options = if is_memory {
+            "sqlite::memory:".parse().map_err(|error: sqlx::Error| StoreError::Unusable(error.to_string()))?
+        } else {
+            prepare(path)?;
+            SqliteConnectOptions::new()
+                .filename(path)
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                // Acknowledged means on disk.
+                .synchronous(SqliteSynchronous::Full)
+        };
+        let options = options.busy_timeout(limits.statement_timeout);
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(limits.acquire_timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false);
+        let writer = pool.clone().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
+        // What is in memory belongs to its one connection.
+        let readers = if is_memory {
+            writer.clone()
+        } else {
+            pool.max_connections(limits.max_connections.max(1))
+                .connect_with(options.read_only(true))
+                .await
+                .map_err(failed)?
+        };
+        Ok(Self { writer, readers })
+    }
+
+    pub(super) async fn schema(&self) -> Result<Schema> {
+        let mut connection = self.writer.acquire().await.map_err(failed)?;
+        let table: i64 =
+            sqlx::query_scalar("select count(*) from sqlite_master where name = '_sqlx_migrations'")
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(failed)?;
+        if table == 0 {
+            return Ok(Schema::Empty);
+        }
+        let applied = connection
+            .list_applied_migrations(&MIGRATIONS.table_name)
+            .await
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        let known: Vec<_> = MIGRATIONS.iter().collect();
+        let is_known = |a: &sqlx::migrate::AppliedMigration| {
+            known.iter().any(|k| k.version == a.version && k.checksum == a.checksum)
+        };
+        Ok(match applied.len() {
+            0 => Schema::Empty,
+            _ if !applied.iter().all(is_known) => Schema::Unknown,
+            n if n < known.len() => Schema::Older,
+            _ => Schema::Current,
+        })
+    }
+
+    pub(super) async fn migrate(&self) -> Result<()> {
+        MIGRATIONS.run(&self.writer).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => failed(error),
+            other => StoreError::Unusable(other.to_string()),
+        })
+    }
+}
+
+/// Makes the file's folder.
+fn prepare(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Err(StoreError::Unusable("the store's URL needs a path: sqlite:data/carillon.sqlite".into()));
+    }
+    let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(folder)
+        .map_err(|error| StoreError::Unusable(format!("{} cannot be made: {error}", folder.display())))
+}
+
+/// What a failure means to the caller. Result codes: <https://sqlite.org/rescode.html>.
+fn failed(error: sqlx::Error) -> StoreError {
+    use sqlx::Error as E;
+    const BUSY: i32 = 5;
+    const LOCKED: i32 = 6;
+    const IO: i32 = 10;
+    const FULL: i32 = 13;
+    const CANNOT_OPEN: i32 = 14;
+    let code =
+        |e: &dyn sqlx::error::DatabaseError| e.code().and_then(|c| c.parse::<i32>().ok()).unwrap_or(0) & 0xff;
+    match &error {
+        E::PoolTimedOut | E::PoolClosed | E::Io(_) | E::WorkerCrashed => {
+            StoreError::Unavailable(error.to_string())
+        }
+        E::Database(e) if [BUSY, LOCKED, IO, FULL, CANNOT_OPEN].contains(&code(e.as_ref())) => {
+            StoreError::Unavailable(error.to_string())
+        }
+        _ => StoreError::Failed(error.to_string()),
+    }
+}
+
+/// A list for `json_each`.
+fn list<T: serde::Serialize>(values: &[T]) -> String {
+    serde_json::to_string(values).unwrap_or_else(|_| "[]".into())
+}
