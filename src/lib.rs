@@ -9,5 +9,6 @@ pub mod http;
 pub mod hub;
 pub mod node;
 pub mod publish;
+pub mod sse_parser;
 pub mod store;
 pub mod ttl;
