@@ -7,6 +7,8 @@ const FIRST_PAUSE = 1_000;
 const LONGEST_PAUSE = 30_000;
 /** A connection that lasted this long was a good one: the next trouble starts with a short pause again. */
 const STEADY = 10_000;
+/** A node that cannot serve now answers with a stream that ends at once: that is not being live. */
+const PROBATION = 300;
 /** A browser has few connections to one host: a page nobody looks at gives its own back. */
 const HIDDEN_FOR = 5 * 60_000;
 const TICK = 5_000;
@@ -22,6 +24,7 @@ export class Stream extends EventTarget {
   #openedAt = 0;
   #timer = null;
   #hiddenTimer = null;
+  #probation = null;
   #opens = 0;
   #state = 'connecting';
 
@@ -74,7 +77,10 @@ export class Stream extends EventTarget {
     query.set('cursor', this.#cursor);
     const source = new EventSource(`/api/v1/stream?${query}`);
     this.#source = source;
-    source.onopen = () => this.#opened();
+    source.onopen = () => {
+      clearTimeout(this.#probation);
+      this.#probation = setTimeout(() => this.#opened(), PROBATION);
+    };
     source.onmessage = (message) => this.#receive('entry', message);
     for (const name of CONTROLS) {
       source.addEventListener(name, (message) => this.#receive('control', message, name));
@@ -103,6 +109,7 @@ export class Stream extends EventTarget {
   }
 
   #lost() {
+    clearTimeout(this.#probation);
     if (this.#openedAt && Date.now() - this.#openedAt > STEADY) this.#attempts = 0;
     this.#openedAt = 0;
     this.#tell('reconnecting');
@@ -146,6 +153,7 @@ export class Stream extends EventTarget {
 
   #close() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#probation);
     this.#timer = null;
     this.#source?.close();
     this.#source = null;

@@ -1,0 +1,2 @@
+//! Three nodes on real servers.
+mod support;

@@ -1,0 +1,162 @@
+//! Nodes as real processes, and calls to them.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use carillon::accounts::Accounts;
+use carillon::store::{Role, Scope, Store, StoreLimits};
+use carillon::ttl::{Ttl, TtlLimits};
+use serde_json::{Value, json};
+
+use super::servers::{free_port, signal};
+use super::wait_until;
+
+/// How long anything may take that should take a moment.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A `carillon serve` of the test's own.
+pub struct Node {
+    /// `http://127.0.0.1:port`.
+    pub address: String,
+    /// `http://127.0.0.1:port/metrics`.
+    pub metrics: String,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// Starts one and waits until it is ready. `options` come after those every node gets.
+    pub async fn start(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
+        let (port, metrics_port) = (free_port(), free_port());
+        let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
+            .args(["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--metrics-listen", &format!("127.0.0.1:{metrics_port}")])
+            .args(["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"])
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let node = Self {
+            address: format!("http://127.0.0.1:{port}"),
+            metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
+            process: Some(process),
+        };
+        wait_until(DEADLINE, "the node is ready", || node.is_ready()).await;
+        node
+    }
+
+    /// Whether `/readyz` says so.
+    pub async fn is_ready(&self) -> bool {
+        let answer = reqwest::get(format!("{}/readyz", self.address)).await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Asks it to stop, and waits until it has; whether it ended well.
+    pub fn terminate(&mut self) -> bool {
+        signal(self.pid(), "TERM");
+        self.process.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// The CPU time it has used, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // utime and stime, in ticks of a hundredth of a second.
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    /// One of its figures.
+    pub async fn figure(&self, name: &str) -> f64 {
+        let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
+        let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Accounts made before the nodes start.
+pub struct People {
+    store: Store,
+    accounts: Accounts,
+    /// A publisher's token.
+    pub publisher: String,
+}
+
+impl People {
+    /// Migrates the database and makes a publisher.
+    pub async fn new(store_url: &str) -> Self {
+        let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let accounts = Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default()).unwrap());
+        let mut people = Self { store, accounts, publisher: String::new() };
+        people.publisher = people.add("publisher", Role::Publisher).await;
+        people
+    }
+
+    /// Adds somebody; gives a token that permits all their role does. Their password is `password of NAME`.
+    pub async fn add(&self, name: &str, role: Role) -> String {
+        let user = self.accounts.create(name, &format!("password of {name}"), role).await.unwrap();
+        let scopes = [Scope::Publish, Scope::Listen];
+        self.accounts.create_token(user.id, "test", &scopes, None).await.unwrap().0
+    }
+
+    /// The store behind the nodes.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// Publishes until it is acknowledged, with one key throughout; gives the event's id.
+pub async fn publish(client: &reqwest::Client, addresses: &[&str], token: &str, event: &Value) -> String {
+    let key = uuid::Uuid::now_v7().to_string();
+    let begun = std::time::Instant::now();
+    for address in addresses.iter().cycle() {
+        let request = client
+            .post(format!("{address}/api/v1/events"))
+            .bearer_auth(token)
+            .header("idempotency-key", &key)
+            .timeout(Duration::from_secs(15))
+            .body(event.to_string());
+        match request.send().await {
+            Ok(answer) if answer.status() == 201 => {
+                return answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned();
+            }
+            Ok(answer) if answer.status() != 503 => {
+                panic!("{}: {}", answer.status(), answer.text().await.unwrap());
+            }
+            _ => {}
+        }
+        assert!(begun.elapsed() < DEADLINE, "nobody took the event");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    unreachable!("the addresses are cycled")
+}
+
+/// A small event for `to`.
+pub fn event(to: &Value, data: &Value) -> Value {
+    json!({ "type": "test", "to": to, "data": data })
+}

@@ -1,0 +1,220 @@
+//! Real servers: shared ones named by the environment, and private ones that tests may kill.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sqlx::Connection as _;
+use tempfile::TempDir;
+
+/// The address of the shared server in `variable`. A missing server is a failure, never a skip.
+fn shared(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests with scripts/test"))
+}
+
+/// The shared Redis.
+pub fn redis_url() -> String {
+    shared("CARILLON_TEST_REDIS_URL")
+}
+
+/// A new, empty database on the shared Postgres.
+pub async fn postgres_url() -> String {
+    new_database(&shared("CARILLON_TEST_POSTGRES_URL")).await
+}
+
+async fn new_database(server: &str) -> String {
+    let name = format!("test_{}", uuid::Uuid::now_v7().simple());
+    let mut connection = sqlx::PgConnection::connect(server).await.expect("Postgres must be reachable");
+    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let mut url = url::Url::parse(server).unwrap();
+    url.set_path(&name);
+    url.into()
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Sends a signal to a process this test started.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
+    assert!(status.success(), "kill -{name} {pid}");
+}
+
+/// Waits until something listens on `port`.
+pub fn wait_for_port(port: u16) {
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nothing listens on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A Redis of the test's own.
+pub struct RedisServer {
+    port: u16,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts one, empty.
+    pub fn start() -> Self {
+        let mut server = Self { port: free_port(), folder: TempDir::new().unwrap(), process: None };
+        server.restart();
+        server
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it with SIGKILL; it keeps nothing.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Starts it again on the same port, empty.
+    pub fn restart(&mut self) {
+        self.kill();
+        let process = Command::new("redis-server")
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .args(["--notify-keyspace-events", "Ex", "--dir"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server must be installed: run the tests with scripts/test");
+        self.process = Some(process);
+        wait_for_port(self.port);
+    }
+
+    /// Freezes it: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        signal(self.process.as_ref().unwrap().id(), "STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        signal(self.process.as_ref().unwrap().id(), "CONT");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A Postgres of the test's own.
+pub struct PostgresServer {
+    port: u16,
+    folder: TempDir,
+}
+
+const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
+
+impl PostgresServer {
+    /// Starts one, with fsync on.
+    pub fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        // The server runs as another user, which must get through to its own folder.
+        let status = Command::new("chmod").arg("755").arg(folder.path()).status().unwrap();
+        assert!(status.success());
+        let server = Self { port: free_port(), folder };
+        let data = server.data();
+        std::fs::create_dir(&data).unwrap();
+        if is_root() {
+            assert!(Command::new("chown").arg("postgres").arg(&data).status().unwrap().success());
+        }
+        let initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"];
+        run(as_postgres("initdb").args(initdb).arg(&data));
+        server.control("start");
+        server
+    }
+
+    /// The address of a new, empty database on it.
+    pub async fn new_database(&self) -> String {
+        new_database(&format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)).await
+    }
+
+    /// Stops it as a crash would, and starts it again.
+    pub fn restart_immediate(&self) {
+        self.stop_immediate();
+        self.control("start");
+    }
+
+    /// Stops it as a crash would.
+    pub fn stop_immediate(&self) {
+        run(as_postgres("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "-w", "stop"]));
+    }
+
+    fn control(&self, verb: &str) {
+        let data = self.data();
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={}",
+            self.port,
+            data.display()
+        );
+        run(as_postgres("pg_ctl")
+            .arg("-D")
+            .arg(&data)
+            .arg("-w")
+            .arg("-l")
+            .arg(data.join("server.log"))
+            .args(["-o", &options, verb]));
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        let mut stop = as_postgres("pg_ctl");
+        let _ =
+            stop.arg("-D").arg(self.data()).args(["-m", "immediate", "stop"]).stdout(Stdio::null()).status();
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout.starts_with(b"0\n")
+}
+
+/// One of Postgres' programs; they refuse to run as root.
+fn as_postgres(program: &str) -> Command {
+    let path = Path::new(POSTGRES).join(program);
+    if !is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(path);
+    command
+}
+
+fn run(command: &mut Command) {
+    let status = command.stdout(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
