@@ -161,6 +161,11 @@ impl PostgresServer {
     /// Stops it as a crash would, and starts it again.
     pub fn restart_immediate(&self) {
         self.stop_immediate();
+        self.start_again();
+    }
+
+    /// Starts it with the data it had.
+    pub fn start_again(&self) {
         self.control("start");
     }
 

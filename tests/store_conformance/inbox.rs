@@ -1,0 +1,217 @@
+//! The inbox: orders, pages, filters, and what each user has read.
+
+use std::collections::BTreeMap;
+
+use carillon::event::{Expiry, NewEvent, Position, Priority, UserId};
+use carillon::store::{Filter, InboxEntry, InboxOrder, InboxQuery, Reader, Store};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+fn everything() -> InboxQuery {
+    InboxQuery { limit: 1_000, ..InboxQuery::default() }
+}
+
+async fn inbox(store: &Store, reader: &Reader, query: &InboxQuery) -> Vec<InboxEntry> {
+    store.inbox(reader, query).await.unwrap()
+}
+
+async fn places(store: &Store, reader: &Reader, query: &InboxQuery) -> Vec<Position> {
+    inbox(store, reader, query).await.iter().map(|entry| entry.event.position).collect()
+}
+
+async fn unread(store: &Store, reader: &Reader) -> BTreeMap<String, i64> {
+    let counts = store.unread_counts(reader, 100).await.unwrap();
+    assert!(counts.is_sorted_by(|a, b| a.1 >= b.1), "most first");
+    counts.into_iter().map(|(name, count)| (name.as_str().to_owned(), count)).collect()
+}
+
+pub async fn both_orders_page_through_everything(store: &Store) {
+    let mut events = Vec::new();
+    for index in 0..60 {
+        let base = [event(), for_users(&[1]), on_topic("t"), for_users(&[2])][index % 4].clone();
+        events.push(NewEvent { priority: Priority::ALL[index % 3], ..base });
+    }
+    append(store, &events).await;
+    let me = reader(1, &["t"]);
+    for order in [InboxOrder::Newest, InboxOrder::Priority] {
+        let all = inbox(store, &me, &InboxQuery { order, ..everything() }).await;
+        assert_eq!(all.len(), 45);
+        let rank = |entry: &InboxEntry| match order {
+            InboxOrder::Newest => (Priority::Low, entry.event.position),
+            InboxOrder::Priority => (entry.event.priority, entry.event.position),
+        };
+        assert!(all.is_sorted_by(|a, b| rank(a) > rank(b)));
+        for limit in [1, 7, 45] {
+            let (mut after, mut paged) = (None, Vec::new());
+            loop {
+                let page = inbox(store, &me, &InboxQuery { order, after, limit, ..everything() }).await;
+                assert!(page.len() <= limit as usize);
+                let Some(last) = page.last() else { break };
+                after = Some((last.event.priority, last.event.position));
+                paged.extend(page);
+            }
+            assert_eq!(paged, all, "{order:?} by {limit}");
+        }
+    }
+}
+
+pub async fn filters_leave_out_the_rest(store: &Store) {
+    let typed = |base: NewEvent, name, priority| NewEvent { event_type: event_type(name), priority, ..base };
+    let a = add(store, typed(event(), "a", Priority::Low)).await;
+    let b = add(store, typed(for_users(&[1]), "b", Priority::High)).await;
+    let c = add(store, typed(on_topic("t"), "b", Priority::Normal)).await;
+    add(store, typed(for_users(&[2]), "b", Priority::High)).await;
+    let me = reader(1, &["t"]);
+    let filtered = |types: &[&str], min_priority| InboxQuery {
+        filter: Filter { types: types.iter().map(|name| event_type(name)).collect(), min_priority },
+        ..everything()
+    };
+    assert_eq!(places(store, &me, &everything()).await, [c, b, a]);
+    assert_eq!(places(store, &reader(1, &[]), &everything()).await, [b, a]);
+    assert_eq!(places(store, &me, &filtered(&["b"], None)).await, [c, b]);
+    assert_eq!(places(store, &me, &filtered(&["a", "b"], Some(Priority::Normal))).await, [c, b]);
+    assert_eq!(places(store, &me, &filtered(&[], Some(Priority::High))).await, [b]);
+    assert_eq!(places(store, &me, &InboxQuery { topics_only: true, ..everything() }).await, [c]);
+    store.mark(1, b, true).await.unwrap();
+    assert_eq!(places(store, &me, &InboxQuery { unread_only: true, ..everything() }).await, [c, a]);
+    let entries = inbox(store, &me, &everything()).await;
+    let read: Vec<bool> = entries.iter().map(|entry| entry.read_at.is_some()).collect();
+    assert_eq!(read, [false, true, false]);
+    let mine = entries[1].event.id;
+    assert_eq!(store.inbox_event(1, mine).await.unwrap().unwrap().event.position, b);
+    assert!(store.inbox_event(2, mine).await.unwrap().is_none(), "it is not theirs");
+}
+
+pub async fn reading_is_each_users_own(store: &Store) {
+    let (one, two) = (user(store, "one").await, user(store, "two").await);
+    let first = add(store, event()).await;
+    let second = add(store, event()).await;
+    assert!(store.mark(one, first, true).await.unwrap());
+    let read_at = inbox(store, &reader(one, &[]), &everything()).await[1].read_at;
+    assert!(read_at.is_some());
+    assert!(!store.mark(one, first, true).await.unwrap(), "nothing changed");
+    assert_eq!(
+        inbox(store, &reader(one, &[]), &everything()).await[1].read_at,
+        read_at,
+        "the first time stays"
+    );
+    assert_eq!(unread(store, &reader(one, &[])).await, [("test".to_owned(), 1)].into());
+    assert_eq!(unread(store, &reader(two, &[])).await, [("test".to_owned(), 2)].into());
+    assert!(store.mark(one, first, false).await.unwrap());
+    assert!(!store.mark(one, first, false).await.unwrap());
+    assert_eq!(unread(store, &reader(one, &[])).await["test"], 2);
+    store.mark_read_up_to(one, second).await.unwrap();
+    assert!(unread(store, &reader(one, &[])).await.is_empty());
+    assert!(store.mark(one, first, false).await.unwrap());
+    let only_unread = InboxQuery { unread_only: true, ..everything() };
+    assert_eq!(places(store, &reader(one, &[]), &only_unread).await, [first]);
+    assert_eq!(places(store, &reader(two, &[]), &only_unread).await, [second, first]);
+}
+
+pub async fn a_mark_reads_up_to_the_head_and_no_further(store: &Store) {
+    add(store, event()).await;
+    store.mark_read_up_to(1, Position::MAX).await.unwrap();
+    assert!(unread(store, &reader(1, &[])).await.is_empty());
+    let later = add(store, event()).await;
+    assert_eq!(unread(store, &reader(1, &[])).await["test"], 1, "what comes later has not been read");
+    store.mark_read_up_to(1, later - 1).await.unwrap();
+    assert_eq!(replay(store, &reader(1, &[]), &Filter::default()).await, [later]);
+}
+
+pub async fn an_event_stays_after_reading_as_long_as_it_says(store: &Store) {
+    let staying = |keep_after_read| NewEvent { keep_after_read, ..event() };
+    let at_once = add(store, staying(Some(0))).await;
+    let soon = add(store, staying(Some(50))).await;
+    let ever = add(store, staying(None)).await;
+    let me = reader(1, &[]);
+    store.mark(1, at_once, true).await.unwrap();
+    store.mark(1, soon, true).await.unwrap();
+    store.mark(1, ever, true).await.unwrap();
+    let left = async || places(store, &me, &everything()).await == [ever];
+    support::wait_until(support::node::DEADLINE, "what was read leaves", left).await;
+    assert_eq!(places(store, &reader(2, &[]), &everything()).await, [ever, soon, at_once]);
+    let id = store.event_at(soon).await.unwrap().unwrap().id;
+    assert!(store.inbox_event(1, id).await.unwrap().is_none());
+    assert!(store.inbox_event(2, id).await.unwrap().is_some());
+}
+
+pub async fn expired_events_leave_everything_that_does_not_ask_for_them(store: &Store) {
+    let short = NewEvent { expiry: Expiry::After(300), ..event() };
+    let short = append(store, &[short, event()]).await.events;
+    let me = reader(1, &[]);
+    until_past(store, short[0].expires_at.unwrap()).await;
+    let rest = [short[1].position];
+    assert_eq!(replay(store, &me, &Filter::default()).await, rest);
+    assert_eq!(places(store, &me, &everything()).await, rest);
+    assert_eq!(unread(store, &me).await["test"], 1);
+    let head = store.log_state().await.unwrap().head;
+    let page = store.read_for_node(0, head, &[1], &[], 10).await.unwrap();
+    assert_eq!(positions(&page.events), rest);
+    let asked = InboxQuery { include_expired: true, ..everything() };
+    assert_eq!(places(store, &me, &asked).await, [short[1].position, short[0].position]);
+    assert!(store.inbox_event(1, short[0].id).await.unwrap().is_some(), "asked for by name, it is found");
+}
+
+/// Whatever is read, marked, taken back or published: three ways of asking what is unread give one answer, and
+/// it is the one of a plain model.
+pub async fn inbox_counts_and_replay_agree_whatever_was_read(store: &Store) {
+    let seed = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let users: [UserId; 2] = [1, 2];
+    let mut model: BTreeMap<UserId, BTreeMap<Position, bool>> =
+        users.map(|user| (user, BTreeMap::new())).into();
+    let mut log: Vec<(Position, uuid::Uuid, Vec<UserId>)> = Vec::new();
+    for step in 0..150 {
+        let user = users[random.random_range(0..2)];
+        let place = (!log.is_empty()).then(|| log[random.random_range(0..log.len())].clone());
+        match (random.random_range(0..10), place) {
+            (0..4, _) | (_, None) => {
+                let (new, to) = match random.random_range(0..3) {
+                    0 => (event(), users.to_vec()),
+                    1 => (for_users(&[user]), vec![user]),
+                    _ => (on_topic("t"), users.to_vec()),
+                };
+                let added = append(store, &[new]).await.events[0].clone();
+                to.iter().for_each(|user| _ = model.get_mut(user).unwrap().insert(added.position, true));
+                log.push((added.position, added.id, to));
+            }
+            (4..7, Some((position, _, to))) if to.contains(&user) => {
+                let is_read = random.random_bool(0.6);
+                store.mark(user, position, is_read).await.unwrap();
+                if let Some(is_unread) = model.get_mut(&user).unwrap().get_mut(&position) {
+                    *is_unread = !is_read;
+                }
+            }
+            (7..9, Some((position, ..))) => {
+                store.mark_read_up_to(user, position).await.unwrap();
+                model
+                    .get_mut(&user)
+                    .unwrap()
+                    .range_mut(..=position)
+                    .for_each(|(_, is_unread)| *is_unread = false);
+            }
+            (_, Some((position, id, _))) => {
+                store.retract(id, None).await.unwrap();
+                model.values_mut().for_each(|inbox| _ = inbox.remove(&position));
+            }
+        }
+        for user in users {
+            let me = reader(user, &["t"]);
+            let expected: Vec<Position> = model[&user]
+                .iter()
+                .filter(|(_, is_unread)| **is_unread)
+                .map(|(position, _)| *position)
+                .collect();
+            assert_eq!(replay(store, &me, &Filter::default()).await, expected, "step {step}, user {user}");
+            let mut listed = places(store, &me, &InboxQuery { unread_only: true, ..everything() }).await;
+            listed.reverse();
+            assert_eq!(listed, expected, "step {step}, user {user}");
+            let counted: i64 = unread(store, &me).await.values().sum();
+            assert_eq!(counted as usize, expected.len(), "step {step}, user {user}");
+            assert_eq!(places(store, &me, &everything()).await.len(), model[&user].len());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One suite for both backends of the store, then what only Postgres can get wrong.
+
+mod accounts;
+mod inbox;
+mod log;
+mod postgres;
+#[path = "../support/mod.rs"]
+mod support;
+
+use carillon::event::{Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Topic, UserId};
+use carillon::store::{Appended, Filter, Reader, Role, Schema, Store, StoreLimits};
+use sqlx::Connection as _;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A migrated store of the test's own.
+struct Fresh {
+    store: Store,
+    url: String,
+    _folder: Option<TempDir>,
+}
+
+async fn sqlite() -> Fresh {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("test.sqlite").display());
+    fresh(url, Some(folder)).await
+}
+
+async fn postgres_server() -> Fresh {
+    fresh(support::servers::postgres_url().await, None).await
+}
+
+async fn fresh(url: String, folder: Option<TempDir>) -> Fresh {
+    let store = Store::open(&url, &StoreLimits::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    Fresh { store, url, _folder: folder }
+}
+
+macro_rules! suite {
+    ($($module:ident::$test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { let fresh = super::sqlite().await; super::$module::$test(&fresh.store).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { let fresh = super::postgres_server().await; super::$module::$test(&fresh.store).await })*
+        }
+    };
+}
+
+suite!(
+    log::a_cursor_reader_beside_many_appenders_misses_nothing,
+    log::an_append_keeps_its_order_and_tells_the_head_before,
+    log::an_event_comes_back_as_it_was_given,
+    log::a_repeated_key_gives_the_first_event,
+    log::a_key_used_at_once_gives_one_event,
+    log::an_append_is_all_or_nothing,
+    log::a_node_reads_what_its_listeners_need,
+    log::a_reader_reads_what_is_theirs,
+    log::pages_end_where_they_say,
+    log::retraction_is_for_its_publisher_or_anybody_allowed,
+    log::retention_removes_a_prefix_and_the_head_stays,
+    log::an_epoch_is_renewed_once,
+    inbox::both_orders_page_through_everything,
+    inbox::filters_leave_out_the_rest,
+    inbox::reading_is_each_users_own,
+    inbox::a_mark_reads_up_to_the_head_and_no_further,
+    inbox::an_event_stays_after_reading_as_long_as_it_says,
+    inbox::expired_events_leave_everything_that_does_not_ask_for_them,
+    inbox::inbox_counts_and_replay_agree_whatever_was_read,
+    accounts::users_have_names_of_their_own,
+    accounts::a_new_password_ends_sessions,
+    accounts::tokens_end_by_time_and_by_revocation,
+    accounts::sessions_end_by_time_and_by_word,
+);
+
+/// Runs one statement on the database itself, behind the store's back.
+async fn execute(url: &str, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    if url.starts_with("sqlite:") {
+        let mut connection = sqlx::SqliteConnection::connect(url).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    } else {
+        let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+}
+
+async fn a_schema_is_told_from_others(fresh: Fresh) {
+    let Fresh { store, url, .. } = &fresh;
+    let (one, other) = tokio::join!(store.migrate(), store.migrate());
+    one.and(other).unwrap();
+    assert_eq!(store.schema().await.unwrap(), Schema::Current);
+    execute(url, "update _sqlx_migrations set version = 9999 where version = 2").await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Unknown);
+    assert!(store.migrate().await.is_err());
+    execute(url, "delete from _sqlx_migrations where version = 9999").await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Older);
+    execute(url, "delete from _sqlx_migrations").await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Empty);
+}
+
+#[tokio::test]
+async fn a_schema_of_sqlite_is_told_from_others() {
+    a_schema_is_told_from_others(sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_schema_of_postgres_is_told_from_others() {
+    a_schema_is_told_from_others(postgres_server().await).await;
+}
+
+#[tokio::test]
+async fn a_url_of_another_kind_is_refused() {
+    for url in ["", "mysql://x", "nonsense", "sqlite:", "postgres://host:notaport/x"] {
+        assert!(Store::open(url, &StoreLimits::default()).await.is_err(), "{url:?}");
+    }
+}
+
+/// An event for everyone; tests change what matters to them.
+fn event() -> NewEvent {
+    NewEvent {
+        id: Uuid::now_v7(),
+        event_type: "test".parse().unwrap(),
+        priority: Priority::Normal,
+        audience: Audience::Everyone,
+        data: "{}".into(),
+        expiry: Expiry::Never,
+        keep_after_read: None,
+        publisher: 1,
+        idempotency: None,
+    }
+}
+
+fn for_users(users: &[UserId]) -> NewEvent {
+    NewEvent { audience: Audience::users(users.to_vec()), ..event() }
+}
+
+fn on_topic(name: &str) -> NewEvent {
+    NewEvent { audience: Audience::Topic(topic(name)), ..event() }
+}
+
+fn topic(name: &str) -> Topic {
+    name.parse().unwrap()
+}
+
+fn event_type(name: &str) -> EventType {
+    name.parse().unwrap()
+}
+
+async fn append(store: &Store, events: &[NewEvent]) -> Appended {
+    store.append(events).await.unwrap()
+}
+
+/// Appends one event; gives its position.
+async fn add(store: &Store, event: NewEvent) -> Position {
+    append(store, &[event]).await.events[0].position
+}
+
+async fn user(store: &Store, name: &str) -> UserId {
+    store.create_user(name, "hash", Role::Listener).await.unwrap().id
+}
+
+fn reader(user: UserId, topics: &[&str]) -> Reader {
+    Reader { user, topics: topics.iter().map(|name| topic(name)).collect() }
+}
+
+fn positions(events: &[Event]) -> Vec<Position> {
+    events.iter().map(|event| event.position).collect()
+}
+
+/// What a stream of `reader` would replay from the beginning.
+async fn replay(store: &Store, reader: &Reader, filter: &Filter) -> Vec<Position> {
+    let head = store.log_state().await.unwrap().head;
+    let page = store.read_for_reader(0, head, reader, filter, 10_000).await.unwrap();
+    assert_eq!(page.end, head);
+    positions(&page.events)
+}
+
+/// Waits until the database's clock has passed `time`.
+async fn until_past(store: &Store, time: i64) {
+    let is_past = async || store.log_state().await.unwrap().now > time;
+    support::wait_until(support::node::DEADLINE, "the time passes", is_past).await;
+}
