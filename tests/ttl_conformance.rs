@@ -3,12 +3,13 @@
 //! Needs `CARILLON_TEST_REDIS_URL` (a Redis of version 6.2 or newer; its other keys are left alone) and, for
 //! the outages, `redis-server` on the path.
 
+mod support;
+
 use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use carillon::ttl::{Taken, Ttl, TtlLimits};
+use support::servers::RedisServer;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -49,11 +50,8 @@ fn memory(limits: &TtlLimits) -> Ttl {
 }
 
 fn redis(limits: &TtlLimits) -> Ttl {
-    let url = std::env::var("CARILLON_TEST_REDIS_URL").expect(
-        "CARILLON_TEST_REDIS_URL must be the URL of a Redis for these tests, such as redis://127.0.0.1",
-    );
     // The machine may be busy with other tests; the deadline is put to the test with servers of our own.
-    Ttl::open(&url, limits).unwrap()
+    Ttl::open(&support::servers::redis_url(), limits).unwrap()
 }
 
 fn patient() -> TtlLimits {
@@ -360,13 +358,13 @@ async fn redis_goes_away_and_comes_back() {
     let mut expirations = listening(&ttl, "p:").await;
     ttl.put("key", b"value", LONG).await.unwrap();
 
-    server.stop();
+    server.kill();
     // From the first call to one after several attempts at a connection.
     for _ in 0..20 {
         fails_within(&ttl, Duration::from_secs(2)).await;
         sleep(Duration::from_millis(20)).await;
     }
-    server.run().await;
+    server.restart().await;
     until("it works again", async || ttl.put("key", b"value", LONG).await.is_ok()).await;
     assert_eq!(ttl.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
     assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
@@ -379,11 +377,11 @@ async fn a_frozen_redis_is_noticed() {
     let limits = TtlLimits { deadline: Duration::from_millis(500), ..TtlLimits::default() };
     let ttl = Ttl::open(&server.url(""), &limits).unwrap();
     let mut expirations = listening(&ttl, "p:").await;
-    server.signal("STOP");
+    server.pause();
     for _ in 0..5 {
         fails_within(&ttl, Duration::from_secs(2)).await;
     }
-    server.signal("CONT");
+    server.resume();
     until("it works again", async || ttl.put("key", b"value", LONG).await.is_ok()).await;
     until_heard(&ttl, "p:", &mut expirations).await;
 }
@@ -401,11 +399,11 @@ async fn fails_within(ttl: &Ttl, longest: Duration) {
 #[tokio::test]
 async fn redis_that_was_never_there_is_an_error_of_calls_not_of_open() {
     let mut server = RedisServer::start(&[]).await;
-    server.stop();
+    server.kill();
     let ttl = Ttl::open(&server.url(""), &TtlLimits::default()).unwrap();
     let mut expirations = ttl.expirations("p:");
     fails_within(&ttl, Duration::from_secs(2)).await;
-    server.run().await;
+    server.restart().await;
     until_heard(&ttl, "p:", &mut expirations).await;
 }
 
@@ -451,75 +449,4 @@ async fn a_subscriber_leaves_with_its_receiver() {
     assert!(subscribers().await.contains("int(1)"), "{}", subscribers().await);
     drop(expirations);
     until("the subscription ends", async || subscribers().await.contains("int(0)")).await;
-}
-
-/// A Redis of our own on a free port of loopback, which may be stopped and run again.
-struct RedisServer {
-    arguments: Vec<String>,
-    port: u16,
-    process: Option<Child>,
-    directory: tempfile::TempDir,
-}
-
-impl RedisServer {
-    async fn start(arguments: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut server = Self { arguments, port, process: None, directory: tempfile::tempdir().unwrap() };
-        server.run().await;
-        server
-    }
-
-    async fn run(&mut self) {
-        let process = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--port",
-                &self.port.to_string(),
-            ])
-            .args(&self.arguments)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server must be on the path");
-        self.process = Some(process);
-        let address = ("127.0.0.1", self.port);
-        until("redis-server listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
-    }
-
-    fn url(&self, rest: &str) -> String {
-        format!("redis://127.0.0.1:{}{rest}", self.port)
-    }
-
-    async fn ask(&self, command: &[&str]) -> String {
-        let client = ::redis::Client::open(self.url("")).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let answer: ::redis::Value =
-            ::redis::Cmd::new().arg(command).query_async(&mut connection).await.unwrap();
-        format!("{answer:?}")
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }

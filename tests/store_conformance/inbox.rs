@@ -130,7 +130,7 @@ pub async fn an_event_stays_after_reading_as_long_as_it_says(store: &Store) {
     store.mark(1, soon, true).await.unwrap();
     store.mark(1, ever, true).await.unwrap();
     let left = async || places(store, &me, &everything()).await == [ever];
-    support::wait_until(support::node::DEADLINE, "what was read leaves", left).await;
+    support::wait_until(support::DEADLINE, "what was read leaves", left).await;
     assert_eq!(places(store, &reader(2, &[]), &everything()).await, [ever, soon, at_once]);
     let id = store.event_at(soon).await.unwrap().unwrap().id;
     assert!(store.inbox_event(1, id).await.unwrap().is_none());

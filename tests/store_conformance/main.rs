@@ -181,5 +181,5 @@ async fn replay(store: &Store, reader: &Reader, filter: &Filter) -> Vec<Position
 /// Waits until the database's clock has passed `time`.
 async fn until_past(store: &Store, time: i64) {
     let is_past = async || store.log_state().await.unwrap().now > time;
-    support::wait_until(support::node::DEADLINE, "the time passes", is_past).await;
+    support::wait_until(support::DEADLINE, "the time passes", is_past).await;
 }

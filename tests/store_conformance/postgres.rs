@@ -78,7 +78,7 @@ async fn a_server_that_goes_away_is_told_and_what_was_acknowledged_is_there_agai
     }
     server.start_again();
     let is_back = async || store.log_state().await.is_ok();
-    support::wait_until(support::node::DEADLINE, "the store is back", is_back).await;
+    support::wait_until(support::DEADLINE, "the store is back", is_back).await;
     assert_eq!(replay(&store, &reader(1, &[]), &Filter::default()).await, acknowledged);
     assert!(add(&store, event()).await > acknowledged[19]);
 }

@@ -9,8 +9,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::node::DEADLINE;
-use super::wait_until;
+use super::{DEADLINE, wait_until};
 
 /// One event as it came.
 #[derive(Debug, Clone)]

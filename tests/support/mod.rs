@@ -8,6 +8,9 @@ pub mod servers;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+/// How long anything may take that should take a moment.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Waits until `condition` holds; fails the test with `what` if it does not within `deadline`.
 pub async fn wait_until<F: Future<Output = bool>>(deadline: Duration, what: &str, condition: impl Fn() -> F) {
     let begun = Instant::now();

@@ -9,10 +9,7 @@ use carillon::ttl::{Ttl, TtlLimits};
 use serde_json::{Value, json};
 
 use super::servers::{free_port, signal};
-use super::wait_until;
-
-/// How long anything may take that should take a moment.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+use super::{DEADLINE, wait_until};
 
 /// A `carillon serve` of the test's own.
 pub struct Node {

@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 use tempfile::TempDir;
+
+use super::{DEADLINE, wait_until};
 
 /// The address of the shared server in `variable`. A missing server is a failure, never a skip.
 fn shared(variable: &str) -> String {
@@ -48,36 +49,30 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// Waits until something listens on `port`.
-pub fn wait_for_port(port: u16) {
-    let begun = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "nothing listens on port {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A Redis of the test's own.
+/// A Redis of the test's own, which keeps nothing.
 pub struct RedisServer {
     port: u16,
+    arguments: Vec<String>,
     folder: TempDir,
     process: Option<Child>,
 }
 
 impl RedisServer {
-    /// Starts one, empty.
-    pub fn start() -> Self {
-        let mut server = Self { port: free_port(), folder: TempDir::new().unwrap(), process: None };
-        server.restart();
+    /// Starts one, with more of its own arguments if need be.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server =
+            Self { port: free_port(), arguments, folder: TempDir::new().unwrap(), process: None };
+        server.restart().await;
         server
     }
 
-    /// Its address.
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+    /// Its address, and what comes after it.
+    pub fn url(&self, rest: &str) -> String {
+        format!("redis://127.0.0.1:{}{rest}", self.port)
     }
 
-    /// Kills it with SIGKILL; it keeps nothing.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -86,7 +81,7 @@ impl RedisServer {
     }
 
     /// Starts it again on the same port, empty.
-    pub fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.kill();
         let process = Command::new("redis-server")
             .args([
@@ -99,14 +94,16 @@ impl RedisServer {
                 "--appendonly",
                 "no",
             ])
-            .args(["--notify-keyspace-events", "Ex", "--dir"])
-            .arg(self.folder.path())
+            .args(&self.arguments)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server must be installed: run the tests with scripts/test");
+            .expect("redis-server must be on the path");
         self.process = Some(process);
-        wait_for_port(self.port);
+        let address = ("127.0.0.1", self.port);
+        let listens = async || tokio::net::TcpStream::connect(address).await.is_ok();
+        wait_until(DEADLINE, "redis-server listens", listens).await;
     }
 
     /// Freezes it: connections stay open and nothing answers.
@@ -117,6 +114,14 @@ impl RedisServer {
     /// Lets it go on.
     pub fn resume(&self) {
         signal(self.process.as_ref().unwrap().id(), "CONT");
+    }
+
+    /// The answer to one command, as text.
+    pub async fn ask(&self, command: &[&str]) -> String {
+        let client = redis::Client::open(self.url("")).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let answer: redis::Value = redis::Cmd::new().arg(command).query_async(&mut connection).await.unwrap();
+        format!("{answer:?}")
     }
 }
 

@@ -1,0 +1,354 @@
+//! One suite for both backends of the bus, then what only Redis can get wrong.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use carillon::bus::{Bus, BusEvent, BusLimits};
+use support::servers::{RedisServer, redis_url};
+use support::{DEADLINE, wait_until};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+macro_rules! suite {
+    ($($test:ident),* $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(&format!("memory:{}", uuid::Uuid::now_v7())).await })*
+        }
+        mod over_redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(&super::redis_url()).await })*
+        }
+    };
+}
+
+suite!(
+    what_is_published_comes_once_and_in_order,
+    only_subscribed_channels_are_heard,
+    any_bytes_pass_unchanged,
+    thousands_of_channels_are_subscribed,
+    an_overrun_is_a_gap_that_is_told,
+    a_member_that_left_disturbs_nobody,
+);
+
+/// One node's end of the bus.
+struct Member {
+    bus: Bus,
+    events: mpsc::Receiver<BusEvent>,
+}
+
+impl Member {
+    fn open(url: &str) -> Self {
+        // Other tests keep the machine busy: the deadline is put to the test with servers of our own.
+        Self::with(url, &BusLimits { deadline: DEADLINE, ..BusLimits::default() })
+    }
+
+    fn with(url: &str, limits: &BusLimits) -> Self {
+        let (bus, events) = Bus::open(url, limits).unwrap();
+        Self { bus, events }
+    }
+
+    async fn next(&mut self) -> BusEvent {
+        timeout(DEADLINE, self.events.recv()).await.expect("nothing comes").expect("the bus ended")
+    }
+
+    /// Skips everything up to and with `wanted`.
+    async fn until(&mut self, wanted: &BusEvent) {
+        while self.next().await != *wanted {}
+    }
+
+    async fn subscribe(&mut self, channel: &str) {
+        self.bus.subscribe(channel);
+        self.until(&BusEvent::Subscribed(channel.to_owned())).await;
+    }
+
+    /// The next message, skipping what is told besides; nothing may be lost on the way.
+    async fn message(&mut self) -> (String, Bytes) {
+        loop {
+            match self.next().await {
+                BusEvent::Message { channel, payload } => return (channel, payload),
+                BusEvent::Gap => panic!("messages may have been lost"),
+                BusEvent::Subscribed(_) | BusEvent::Restored => {}
+            }
+        }
+    }
+
+    async fn publish(&self, messages: &[(&str, &[u8])]) {
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|(name, payload)| ((*name).to_owned(), Bytes::copy_from_slice(payload)))
+            .collect();
+        let sent = async || self.bus.publish(&messages).await.is_ok();
+        wait_until(DEADLINE, "the publishing connection is there", sent).await;
+    }
+}
+
+/// A name nobody else uses: the Redis is shared.
+fn name(what: &str) -> String {
+    format!("test:{}:{what}", Uuid::now_v7().simple())
+}
+
+async fn what_is_published_comes_once_and_in_order(url: &str) {
+    let channel = name("channel");
+    let (mut one, mut two, sender) = (Member::open(url), Member::open(url), Member::open(url));
+    one.subscribe(&channel).await;
+    two.subscribe(&channel).await;
+    for batch in 0..50_u32 {
+        let payloads: Vec<[u8; 4]> = (batch * 20..(batch + 1) * 20).map(u32::to_be_bytes).collect();
+        let messages: Vec<(&str, &[u8])> =
+            payloads.iter().map(|payload| (channel.as_str(), &payload[..])).collect();
+        sender.publish(&messages).await;
+    }
+    // Its own messages reach a member, too.
+    one.publish(&[(&channel, b"last")]).await;
+    for member in [&mut one, &mut two] {
+        for expected in 0..1_000_u32 {
+            assert_eq!(
+                member.message().await,
+                (channel.clone(), Bytes::copy_from_slice(&expected.to_be_bytes()))
+            );
+        }
+        assert_eq!(member.message().await.1, "last");
+    }
+}
+
+async fn only_subscribed_channels_are_heard(url: &str) {
+    let (first, second, never) = (name("first"), name("second"), name("never"));
+    let (mut member, sender) = (Member::open(url), Member::open(url));
+    member.subscribe(&first).await;
+    member.subscribe(&second).await;
+    // Of both at once, in the order in which they were sent.
+    sender.publish(&[(&second, b"1"), (&never, b"2"), (&first, b"3")]).await;
+    assert_eq!(member.message().await, (second.clone(), "1".into()));
+    assert_eq!(member.message().await, (first.clone(), "3".into()));
+    member.bus.unsubscribe(&first);
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < DEADLINE, "the channel is still heard");
+        sender.publish(&[(&first, b"given up"), (&second, b"round")]).await;
+        if member.message().await.0 == second {
+            break;
+        }
+        member.message().await;
+    }
+    for _ in 0..10 {
+        sender.publish(&[(&first, b"given up"), (&second, b"round")]).await;
+        assert_eq!(member.message().await.0, second);
+    }
+    member.subscribe(&first).await;
+    sender.publish(&[(&first, b"again")]).await;
+    assert_eq!(member.message().await, (first, "again".into()));
+}
+
+async fn any_bytes_pass_unchanged(url: &str) {
+    let channel = name("\u{e4} channel\r\n");
+    let mut member = Member::open(url);
+    member.subscribe(&channel).await;
+    let large: Vec<u8> = (0..2_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    for payload in [&b""[..], b"\r\n$5\r\n+OK\r\n", &large] {
+        member.publish(&[(&channel, payload)]).await;
+        let (from, received) = member.message().await;
+        assert!(from == channel && received == payload);
+    }
+}
+
+async fn thousands_of_channels_are_subscribed(url: &str) {
+    let (mut member, sender) = (Member::open(url), Member::open(url));
+    let mut missing: BTreeSet<String> = (0..3_000).map(|n| name(&n.to_string())).collect();
+    missing.iter().for_each(|channel| member.bus.subscribe(channel));
+    let mut unheard = missing.clone();
+    while !missing.is_empty() {
+        if let BusEvent::Subscribed(channel) = member.next().await {
+            assert!(missing.remove(&channel), "{channel} twice");
+        }
+    }
+    for channel in &unheard {
+        sender.publish(&[(channel, b"x")]).await;
+    }
+    while !unheard.is_empty() {
+        let (channel, _) = member.message().await;
+        assert!(unheard.remove(&channel));
+    }
+}
+
+async fn an_overrun_is_a_gap_that_is_told(url: &str) {
+    let channel = name("channel");
+    let limits = BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() };
+    let (mut slow, sender) = (Member::with(url, &limits), Member::open(url));
+    slow.subscribe(&channel).await;
+    for n in 0..500_u32 {
+        sender.publish(&[(&channel, &n.to_be_bytes())]).await;
+    }
+    // All of it has been sent once this has come back.
+    let mut witness = Member::open(url);
+    witness.subscribe(&channel).await;
+    sender.publish(&[(&channel, b"end")]).await;
+    witness.message().await;
+    let mut expected = 0_u32;
+    loop {
+        match slow.next().await {
+            BusEvent::Message { payload, .. } => {
+                assert_eq!(payload, Bytes::copy_from_slice(&expected.to_be_bytes()), "lost without a word");
+                expected += 1;
+            }
+            BusEvent::Gap => break,
+            _ => {}
+        }
+    }
+    assert!((1..500).contains(&expected), "{expected} came before the gap");
+    slow.until(&BusEvent::Restored).await;
+    let after = async || {
+        sender.publish(&[(&channel, b"after")]).await;
+        true
+    };
+    wait_until(DEADLINE, "it goes on", after).await;
+    while slow.message().await.1 != "after" {}
+}
+
+async fn a_member_that_left_disturbs_nobody(url: &str) {
+    let channel = name("channel");
+    let (mut leaving, mut staying) = (Member::open(url), Member::open(url));
+    leaving.subscribe(&channel).await;
+    staying.subscribe(&channel).await;
+    drop(leaving);
+    for n in 0..20_u8 {
+        staying.publish(&[(&channel, &[n])]).await;
+        assert_eq!(staying.message().await.1[..], [n]);
+    }
+}
+
+#[tokio::test]
+async fn urls_that_cannot_be_used_are_refused_without_telling_the_password() {
+    for url in ["", "http://localhost", "redis://:secret@localhost:99999", "redis://:secret@localhost/x"] {
+        let refused = Bus::open(url, &BusLimits::default()).map(|_| ()).unwrap_err();
+        assert!(!format!("{refused} {refused:?}").contains("secret"), "{refused}");
+    }
+}
+
+/// Quick to notice, so that outages are short.
+fn quick() -> BusLimits {
+    BusLimits {
+        deadline: Duration::from_millis(500),
+        ping_every: Duration::from_millis(200),
+        max_backoff: Duration::from_millis(200),
+        ..BusLimits::default()
+    }
+}
+
+/// That messages come again on a channel subscribed before, from before and from a member that is new.
+async fn works_again(member: &mut Member, url: &str, channel: &str) {
+    member.until(&BusEvent::Restored).await;
+    let payload = name("payload");
+    Member::with(url, &quick()).publish(&[(channel, payload.as_bytes())]).await;
+    while member.message().await.1 != payload {}
+    member.publish(&[(channel, b"own")]).await;
+    while member.message().await.1 != "own" {}
+}
+
+#[tokio::test]
+async fn redis_dies_and_comes_back_empty() {
+    let mut server = RedisServer::start(&[]).await;
+    let url = server.url("");
+    let mut member = Member::with(&url, &quick());
+    member.subscribe("channel").await;
+    member.publish(&[("channel", b"x")]).await;
+    for _ in 0..3 {
+        server.kill();
+        member.until(&BusEvent::Gap).await;
+        let failed = async || member.bus.publish(&[("channel".into(), "lost".into())]).await.is_err();
+        wait_until(DEADLINE, "publishing fails", failed).await;
+        let begun = Instant::now();
+        for _ in 0..100 {
+            assert!(member.bus.publish(&[("channel".into(), "lost".into())]).await.is_err());
+            sleep(Duration::from_millis(2)).await;
+        }
+        assert!(begun.elapsed() < DEADLINE / 2, "publishing waits for a bus that is down");
+        // Wished for while it is down.
+        member.bus.subscribe("new");
+        server.restart().await;
+        works_again(&mut member, &url, "channel").await;
+        member.publish(&[("new", b"x")]).await;
+        assert_eq!(member.message().await.0, "new");
+        member.bus.unsubscribe("new");
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_noticed_by_its_silence() {
+    let server = RedisServer::start(&[]).await;
+    let url = server.url("");
+    let mut member = Member::with(&url, &quick());
+    member.subscribe("channel").await;
+    member.publish(&[("channel", b"x")]).await;
+    server.pause();
+    member.until(&BusEvent::Gap).await;
+    assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+    server.resume();
+    works_again(&mut member, &url, "channel").await;
+}
+
+#[tokio::test]
+async fn a_connection_ended_by_the_server_is_a_gap() {
+    let server = RedisServer::start(&[]).await;
+    let url = server.url("");
+    let mut member = Member::with(&url, &quick());
+    member.subscribe("channel").await;
+    for kind in ["pubsub", "normal"] {
+        server.ask(&["CLIENT", "KILL", "TYPE", kind]).await;
+        if kind == "pubsub" {
+            member.until(&BusEvent::Gap).await;
+            works_again(&mut member, &url, "channel").await;
+        }
+    }
+    member.publish(&[("channel", b"x")]).await;
+    assert_eq!(member.message().await.1, "x");
+}
+
+/// A server drops a subscriber whose output grows too large: what was in it is lost.
+#[tokio::test]
+async fn a_full_output_buffer_is_a_gap() {
+    let server = RedisServer::start(&["--client-output-buffer-limit", "pubsub", "1kb", "1kb", "0"]).await;
+    let url = server.url("");
+    let mut member = Member::with(&url, &quick());
+    member.subscribe("channel").await;
+    let large = vec![0; 100_000];
+    let messages = vec![("channel", &large[..]); 200];
+    member.publish(&messages).await;
+    member.until(&BusEvent::Gap).await;
+    works_again(&mut member, &url, "channel").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_was_never_there_is_waited_for() {
+    let mut server = RedisServer::start(&[]).await;
+    let url = server.url("");
+    server.kill();
+    let mut member = Member::with(&url, &quick());
+    member.bus.subscribe("channel");
+    assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+    assert!(timeout(Duration::from_millis(300), member.events.recv()).await.is_err(), "nothing is restored");
+    server.restart().await;
+    works_again(&mut member, &url, "channel").await;
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_given_up_at_the_server() {
+    let server = RedisServer::start(&[]).await;
+    let mut member = Member::with(&server.url(""), &quick());
+    member.subscribe("one").await;
+    member.subscribe("two").await;
+    let counts = async |one: u32, two: u32| {
+        let expected =
+            format!("array([bulk-string('\"one\"'), int({one}), bulk-string('\"two\"'), int({two})])");
+        server.ask(&["PUBSUB", "NUMSUB", "one", "two"]).await == expected
+    };
+    wait_until(DEADLINE, "both are subscribed", || counts(1, 1)).await;
+    member.bus.unsubscribe("one");
+    wait_until(DEADLINE, "one is given up", || counts(0, 1)).await;
+    drop(member);
+    wait_until(DEADLINE, "the connection ends", || counts(0, 0)).await;
+}
