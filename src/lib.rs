@@ -9,6 +9,7 @@ pub mod http;
 pub mod hub;
 pub mod node;
 pub mod publish;
+pub mod redis_server;
 pub mod sse_parser;
 pub mod store;
 pub mod ttl;

@@ -11,13 +11,20 @@ use uuid::Uuid;
 
 use crate::bus::{Bus, message};
 use crate::event::{
-    Audience, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic, UserId,
+    Audience, Cursor, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic,
+    UserId,
 };
 use crate::store::{Appended, AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 
-/// Before the position in the name of the key that lives as long as an event.
+/// Before epoch and position in the name of the key that lives as long as an event.
 pub const LIVE_KEY: &str = "event:";
+
+/// The name of the key that lives as long as an event.
+fn live_key(epoch: &Epoch, position: Position) -> String {
+    format!("{LIVE_KEY}{}", Cursor::at(epoch.clone(), position))
+}
+
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_LEN: usize = 128;
 
@@ -274,7 +281,7 @@ async fn announce(
         }
         let keys: Vec<(String, Vec<u8>, Millis)> = events
             .iter()
-            .filter_map(|e| Some((format!("{LIVE_KEY}{}", e.position), Vec::new(), e.expires_at?)))
+            .filter_map(|e| Some((live_key(epoch, e.position), Vec::new(), e.expires_at?)))
             .collect();
         if !keys.is_empty() && ttl.put_until(&keys).await.is_err() {
             metrics::counter!("carillon_live_keys_failed_total").increment(keys.len() as u64);

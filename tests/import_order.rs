@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layout in reading order; each may use itself and what stands before it.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "event",
     "sse_parser",
+    "redis_server",
     "store",
     "bus",
     "ttl",

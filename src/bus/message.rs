@@ -7,24 +7,24 @@ use crate::event::frame::DeliveryHead;
 use crate::event::{Audience, Delivery, Epoch, Frame, Position, Topic, UserId};
 use crate::store::Credential;
 
-/// The channel every node listens to.
-pub const GLOBAL: &str = "carillon:global";
+/// The channel every node listens to. Behind the bus's namespace, as all of them.
+pub const GLOBAL: &str = "global";
 /// The most bytes of frames one announcement carries; nodes read the rest from the store.
 pub const MAX_CARRIED: usize = 1 << 20;
 
 /// The channel of one user's events.
 pub fn user_channel(user: UserId) -> String {
-    format!("carillon:user:{user}")
+    format!("user:{user}")
 }
 
 /// The channel of one topic's events.
 pub fn topic_channel(topic: &Topic) -> String {
-    format!("carillon:topic:{topic}")
+    format!("topic:{topic}")
 }
 
 /// The channel on which a node hears its own heartbeat.
 pub fn node_channel(node: &str) -> String {
-    format!("carillon:node:{node}")
+    format!("node:{node}")
 }
 
 /// A message on the bus.
@@ -212,7 +212,7 @@ mod tests {
         ];
         let messages = after_append(&"e".parse().unwrap(), 2, 7, all.clone());
         let channels: Vec<_> = messages.iter().map(|(channel, _)| channel.as_str()).collect();
-        assert_eq!(channels, ["carillon:user:7", "carillon:user:8", "carillon:topic:room/1", GLOBAL]);
+        assert_eq!(channels, ["user:7", "user:8", "topic:room/1", GLOBAL]);
         assert_eq!(Message::decode(&messages[0].1), Some(Message::Payload(all[1].clone())));
         let Some(Message::Announcement(a)) = Message::decode(&messages[3].1) else { panic!() };
         assert_eq!((a.previous, a.last), (2, 7));

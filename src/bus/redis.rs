@@ -6,11 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::io::tcp::TcpSettings;
-use ::redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo as _, Pipeline, ProtocolVersion, PushInfo, PushKind,
-    RedisError, Value,
-};
+use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, RedisError, Value};
 use bytes::Bytes;
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc};
@@ -18,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::inbox::{Inbox, inbox};
 use super::{BusError, BusEvent, BusLimits};
+use crate::redis_server::{RedisServer, reason};
 
 /// The most channels in one SUBSCRIBE or UNSUBSCRIBE.
 const CHANNELS_AT_ONCE: usize = 1_000;
@@ -27,7 +24,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// One node's connections to a Redis server. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct RedisBus {
-    client: Client,
+    server: RedisServer,
     limits: BusLimits,
     publisher: Arc<Mutex<Publisher>>,
     wishes: Arc<Wishes>,
@@ -52,21 +49,22 @@ struct Wishes {
 
 impl RedisBus {
     pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, mpsc::Receiver<BusEvent>), BusError> {
-        let client = client(url).map_err(|error| BusError(format!("the Redis URL: {}", error.category())))?;
+        let server = RedisServer::from_url(url)
+            .map_err(|error| BusError(format!("the Redis URL: {}", reason(&error))))?;
         let (inbox, events) = inbox(limits.queue);
         let wishes = Arc::new(Wishes::default());
         let listener =
-            Listener { client: client.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };
+            Listener { server: server.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };
         tokio::spawn(listener.run());
         let publisher = Arc::new(Mutex::new(Publisher::Down { retry_at: Instant::now() }));
-        Ok((Self { client, limits: limits.clone(), publisher, wishes }, events))
+        Ok((Self { server, limits: limits.clone(), publisher, wishes }, events))
     }
 
     pub(super) async fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
         let mut connection = self.publisher().await?;
         let mut pipeline = Pipeline::with_capacity(messages.len());
         for (channel, payload) in messages {
-            pipeline.cmd("PUBLISH").arg(channel).arg(&payload[..]).ignore();
+            pipeline.cmd("PUBLISH").arg(self.server.name(channel)).arg(&payload[..]).ignore();
         }
         let sent = timeout(self.limits.deadline, pipeline.exec_async(&mut connection)).await;
         match sent {
@@ -112,7 +110,7 @@ impl RedisBus {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.limits.deadline))
             .set_response_timeout(Some(self.limits.deadline));
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = self.server.client.get_multiplexed_async_connection_with_config(&config);
         let connected = timeout(self.limits.deadline, connecting).await;
         match connected {
             Ok(Ok(connection)) => {
@@ -140,7 +138,7 @@ impl Drop for ResetOnDrop<'_> {
 
 /// The task behind the listening connection.
 struct Listener {
-    client: Client,
+    server: RedisServer,
     limits: BusLimits,
     wishes: Arc<Wishes>,
     inbox: Inbox,
@@ -189,16 +187,16 @@ impl Listener {
     }
 
     async fn connect(&self, line: &Arc<Line>) -> Result<MultiplexedConnection, BusError> {
-        let (inbox, line) = (self.inbox.clone(), line.clone());
+        let (server, inbox, line) = (self.server.clone(), self.inbox.clone(), line.clone());
         let received = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
-            receive(&inbox, &line, push);
+            receive(&server, &inbox, &line, push);
             Ok(())
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.limits.deadline))
             .set_response_timeout(Some(self.limits.deadline))
             .set_push_sender(received);
-        let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = self.server.client.get_multiplexed_async_connection_with_config(&config);
         match timeout(self.limits.deadline, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(told(&error)),
@@ -255,17 +253,21 @@ impl Listener {
         };
         for channels in old.chunks(CHANNELS_AT_ONCE) {
             lock(&line.leaving).extend(channels.iter().cloned());
-            self.in_time(connection.unsubscribe(channels)).await?;
+            self.in_time(connection.unsubscribe(self.names(channels))).await?;
             channels.iter().for_each(|channel| _ = subscribed.remove(channel));
         }
         for channels in new.chunks(CHANNELS_AT_ONCE) {
-            self.in_time(connection.subscribe(channels)).await?;
+            self.in_time(connection.subscribe(self.names(channels))).await?;
             for channel in channels {
                 self.inbox.subscribed(channel);
                 subscribed.insert(channel.clone());
             }
         }
         Ok(())
+    }
+
+    fn names(&self, channels: &[String]) -> Vec<String> {
+        channels.iter().map(|channel| self.server.name(channel)).collect()
     }
 
     async fn in_time(&self, call: impl Future<Output = Result<(), RedisError>>) -> Result<(), BusError> {
@@ -277,39 +279,27 @@ impl Listener {
 }
 
 /// Something came over the listening connection. Must not wait.
-fn receive(inbox: &Inbox, line: &Line, push: PushInfo) {
+fn receive(server: &RedisServer, inbox: &Inbox, line: &Line, push: PushInfo) {
+    let mut data = push.data.into_iter();
+    let name = match data.next() {
+        Some(Value::BulkString(name)) => String::from_utf8(name).ok(),
+        _ => None,
+    };
+    let channel = name.as_deref().and_then(|name| server.rest_of(name));
     match push.kind {
         PushKind::Message => {
-            let mut data = push.data.into_iter();
-            if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
-                (data.next(), data.next())
-            {
-                inbox.message(&String::from_utf8_lossy(&channel), Bytes::from(payload));
+            if let (Some(channel), Some(Value::BulkString(payload))) = (channel, data.next()) {
+                inbox.message(channel, Bytes::from(payload));
             } else {
                 metrics::counter!("carillon_bus_undecodable_total").increment(1);
                 line.broke();
             }
         }
-        PushKind::Unsubscribe => {
-            let channel = match push.data.first() {
-                Some(Value::BulkString(channel)) => String::from_utf8_lossy(channel).into_owned(),
-                _ => String::new(),
-            };
-            if !lock(&line.leaving).remove(&channel) {
-                line.broke();
-            }
-        }
-        PushKind::Disconnection => line.broke(),
+        PushKind::Unsubscribe if channel.is_some_and(|channel| lock(&line.leaving).remove(channel)) => {}
+        // One that nobody here asked for.
+        PushKind::Unsubscribe | PushKind::Disconnection => line.broke(),
         _ => {}
     }
-}
-
-/// A client that always speaks RESP3, whose connections send small messages at once.
-fn client(url: &str) -> Result<Client, RedisError> {
-    let info = url.into_connection_info()?;
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let info = info.set_redis_settings(redis).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    Client::open(info)
 }
 
 /// What may be said of an error: never the server's own words, which may repeat a password.

@@ -149,6 +149,13 @@ impl Delivery {
         Self { head, frame: Frame::of(epoch, event) }
     }
 
+    /// Whether it belongs to this history: positions of another mean something else.
+    pub fn is_of(&self, epoch: &Epoch) -> bool {
+        let id = self.frame.bytes().strip_prefix(b"id: ".as_slice());
+        id.and_then(|id| id.strip_prefix(epoch.as_str().as_bytes()))
+            .is_some_and(|rest| rest.starts_with(b"-"))
+    }
+
     /// Its place in the log.
     pub fn position(&self) -> Position {
         self.head.position

@@ -22,6 +22,16 @@ pub enum Item {
     Notice(Arc<str>),
 }
 
+impl Item {
+    /// Its bytes on the wire, about.
+    fn size(&self) -> usize {
+        match self {
+            Self::Event(event) => event.frame.bytes().len(),
+            Self::Notice(body) => body.len(),
+        }
+    }
+}
+
 /// Why a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
@@ -138,10 +148,7 @@ impl Listener {
 
     /// Queues something. On overflow the queue is emptied and the stream will resume from its own cursor.
     pub(super) fn push(&self, item: Item) {
-        let size = match &item {
-            Item::Event(event) => event.frame.bytes().len(),
-            Item::Notice(body) => body.len(),
-        };
+        let size = item.size();
         {
             let mut queue = self.queue();
             if queue.is_lagging {
@@ -164,6 +171,7 @@ impl Listener {
     pub(super) fn forget(&self, position: Position) {
         let mut queue = self.queue();
         queue.items.retain(|item| !matches!(item, Item::Event(event) if event.position() == position));
+        queue.bytes = queue.items.iter().map(Item::size).sum();
     }
 
     /// Asks the stream to end. The first reason stands.

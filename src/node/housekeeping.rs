@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Node;
 use crate::bus::message::{Message, node_channel};
-use crate::event::{Millis, Position};
+use crate::event::{Cursor, Millis};
 use crate::publish::LIVE_KEY;
 use crate::store::Credential;
 
@@ -89,7 +89,10 @@ async fn retire(node: Arc<Node>) {
 async fn expirations(node: Arc<Node>) {
     let mut expired = node.ttl.expirations(LIVE_KEY);
     while let Some(key) = expired.recv().await {
-        let Ok(position) = key.parse::<Position>() else { continue };
+        let Ok(Cursor { epoch, position, .. }) = key.parse() else { continue };
+        if node.epoch.borrow().as_ref() != Some(&epoch) {
+            continue;
+        }
         let known = node.hub.lock().audience_of(position);
         let audience = match known {
             Some(audience) => audience,

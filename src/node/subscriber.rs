@@ -117,7 +117,9 @@ impl Subscriber {
             Message::Heartbeat(_) => self.node.heard_heartbeat(),
             Message::Notice(notice) => self.notice(notice),
             Message::Payload(delivery) => {
-                if let Some((_, sequencer)) = &mut self.at {
+                if let Some((epoch, sequencer)) = &mut self.at
+                    && delivery.is_of(epoch)
+                {
                     sequencer.payload(delivery);
                 }
             }

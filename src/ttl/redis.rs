@@ -8,10 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    PushKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Script,
+    ServerErrorKind, Value,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -19,11 +18,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Taken, TtlError, TtlLimits};
 use crate::event::Millis;
+use crate::redis_server::{RedisServer, reason};
 
-/// Before every key in Redis.
-const KEY_PREFIX: &str = "carillon:ttl:";
+/// Before every key in Redis, behind the namespace.
+const KEY_PREFIX: &str = "ttl:";
 /// Before every rate limit. Another one than for keys, so that neither meets the other.
-const LIMIT_PREFIX: &str = "carillon:limit:";
+const LIMIT_PREFIX: &str = "limit:";
 /// The most keys set in one pipeline: what Redis and this process must hold at once for it.
 const PIPELINE: usize = 1000;
 /// The longest time counted with. Redis refuses times beyond its range, and Lua counts exactly only to 2^53.
@@ -59,7 +59,7 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
 /// One connection shared by all clones, made when first needed and again whenever it breaks.
 #[derive(Clone)]
 pub struct RedisTtl {
-    client: Client,
+    server: RedisServer,
     link: Arc<Mutex<Link>>,
     deadline: Duration,
     queue: usize,
@@ -68,7 +68,8 @@ pub struct RedisTtl {
 impl RedisTtl {
     pub fn open(url: &str, limits: &TtlLimits) -> Result<Self, TtlError> {
         Ok(Self {
-            client: client(url).map_err(|error| TtlError(format!("the Redis URL: {}", error.category())))?,
+            server: RedisServer::from_url(url)
+                .map_err(|error| TtlError(format!("the Redis URL: {}", reason(&error))))?,
             link: Arc::default(),
             deadline: limits.deadline,
             queue: limits.queue.max(1),
@@ -81,7 +82,7 @@ impl RedisTtl {
             return self.remove(key).await;
         }
         let mut set = Cmd::new();
-        set.arg("SET").arg(prefixed(key)).arg(value).arg("PX").arg(lifetime);
+        set.arg("SET").arg(self.key(key)).arg(value).arg("PX").arg(lifetime);
         self.call(async |connection| set.exec_async(connection).await).await
     }
 
@@ -95,7 +96,7 @@ impl RedisTtl {
                 for (key, value, until) in chunk {
                     // A time that is past makes Redis delete the key; one before 1970 would be an error.
                     let until = (*until).max(1);
-                    pipeline.cmd("SET").arg(prefixed(key)).arg(value).arg("PXAT").arg(until).ignore();
+                    pipeline.cmd("SET").arg(self.key(key)).arg(value).arg("PXAT").arg(until).ignore();
                 }
                 pipeline.exec_async(connection).await?;
             }
@@ -106,13 +107,13 @@ impl RedisTtl {
 
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, TtlError> {
         let mut get = Cmd::new();
-        get.arg("GET").arg(prefixed(key));
+        get.arg("GET").arg(self.key(key));
         self.call(async |connection| get.query_async(connection).await).await
     }
 
     pub async fn remove(&self, key: &str) -> Result<(), TtlError> {
         let mut remove = Cmd::new();
-        remove.arg("DEL").arg(prefixed(key));
+        remove.arg("DEL").arg(self.key(key));
         self.call(async |connection| remove.exec_async(connection).await).await
     }
 
@@ -122,18 +123,23 @@ impl RedisTtl {
             return Ok(Taken::Allowed);
         }
         let burst = u64::from(burst.max(1)).min(LONGEST.as_micros() as u64 / every).max(1);
-        let mut take = TAKE.key(format!("{LIMIT_PREFIX}{key}"));
+        let mut take = TAKE.key(self.server.name(&format!("{LIMIT_PREFIX}{key}")));
         take.arg(burst).arg(every);
         let wait: u64 = self.call(async |connection| take.invoke_async(connection).await).await?;
         Ok(if wait == 0 { Taken::Allowed } else { Taken::RetryAfter(Duration::from_micros(wait)) })
+    }
+
+    /// A key's name in Redis.
+    fn key(&self, key: &str) -> String {
+        self.server.name(&format!("{KEY_PREFIX}{key}"))
     }
 
     /// Needs a Tokio runtime, for the task that stays subscribed as long as the receiver lives.
     pub fn expirations(&self, prefix: &str) -> mpsc::Receiver<String> {
         let (told, expirations) = mpsc::channel(self.queue);
         let subscriber = Subscriber {
-            client: self.client.clone(),
-            prefix: prefixed(prefix).into_bytes().into(),
+            client: self.server.client.clone(),
+            prefix: self.key(prefix).into_bytes().into(),
             deadline: self.deadline,
             told,
             refusal_known: false,
@@ -188,7 +194,7 @@ impl RedisTtl {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.deadline))
             .set_response_timeout(Some(self.deadline));
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+        match self.server.client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {
                 let generation = link.generation + 1;
                 *link = Link { connection: Some(connection.clone()), generation, ..Link::default() };
@@ -341,20 +347,6 @@ fn tell(told: &mpsc::Sender<String>, prefix: &[u8], announced: &[Value]) {
     }
 }
 
-fn client(url: &str) -> RedisResult<Client> {
-    let info = url.into_connection_info()?;
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    let info = info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    if !info.addr().is_supported() {
-        return Err((ErrorKind::InvalidClientConfig, "not supported").into());
-    }
-    Client::open(info)
-}
-
-fn prefixed(key: &str) -> String {
-    format!("{KEY_PREFIX}{key}")
-}
-
 fn next_backoff(backoff: Duration) -> Duration {
     (backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF)
 }
@@ -364,7 +356,10 @@ fn next_backoff(backoff: Duration) -> Duration {
 fn is_broken(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
-        || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+        || matches!(
+            error.kind(),
+            ::redis::ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
 }
 
 /// What went wrong, without the server's own words (see the top of this file).

@@ -29,6 +29,7 @@ impl Node {
             .args(["--metrics-listen", &format!("127.0.0.1:{metrics_port}")])
             .args(["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"])
             .args(options)
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
