@@ -63,21 +63,21 @@ impl SseParser {
     /// Reads the next piece; gives the events it completed. After an error the stream is of no more use.
     pub fn feed(&mut self, piece: &[u8]) -> Result<Vec<SseEvent>, TooLarge> {
         let mut events = Vec::new();
-        for &byte in piece {
-            let is_second_half = std::mem::take(&mut self.after_cr) && byte == b'\n';
-            if is_second_half {
+        let mut rest = piece;
+        while let Some(&first) = rest.first() {
+            if std::mem::take(&mut self.after_cr) && first == b'\n' {
+                rest = &rest[1..];
                 continue;
             }
-            match byte {
-                b'\n' | b'\r' => {
-                    self.after_cr = byte == b'\r';
-                    events.extend(self.end_of_line());
-                }
-                _ => self.line.push(byte),
-            }
+            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            self.line.extend_from_slice(&rest[..end.unwrap_or(rest.len())]);
             if self.line.len() + self.data.len() > self.max_event_bytes {
                 return Err(TooLarge(self.max_event_bytes));
             }
+            let Some(end) = end else { break };
+            self.after_cr = rest[end] == b'\r';
+            events.extend(self.end_of_line());
+            rest = &rest[end + 1..];
         }
         Ok(events)
     }
