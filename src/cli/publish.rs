@@ -19,6 +19,7 @@ use super::client::{ClientArgs, Refusal, Servers, body, no_answer, pause, retry_
 use super::lines::{BadLine, Batch, Form, Gatherer, standard_input};
 use super::terminal::say;
 use crate::event::{Draft, Invalid, Recipients};
+use crate::publish::MAX_KEY_LEN;
 
 /// How long one request may take, the upload of a full batch included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,6 +94,9 @@ async fn publish_one(mut publisher: Publisher, args: &PublishArgs) -> anyhow::Re
         return Err(wrong("the data is not JSON; to publish it as text, give --text").into());
     }
     let key = args.key.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+    if !(1..=MAX_KEY_LEN).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("--key: must be 1 to 128 visible ASCII characters").into());
+    }
     let body = Bytes::from(format!("{beginning}{data}}}"));
     let answer = publisher.send("/api/v1/events", &key, body, say).await.map_err(|error| match error {
         Unpublished::Refused(refusal) => anyhow::anyhow!("the event was not published: {refusal}"),
