@@ -9,7 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
 use carillon::store::Role;
+use futures_util::StreamExt as _;
+use futures_util::stream::{iter, pending};
 use serde_json::{Value, json};
 use support::node::{DEADLINE, Node, People};
 use support::wait_until;
@@ -275,6 +282,97 @@ async fn the_next_server_is_tried() {
     let one = ["publish", "--type", "a", "--to", "everyone", "1"];
     Program::start(&servers, &place.publisher, &one).succeeds().await;
     assert!(tail.succeeds().await.ends_with("a  everyone  1\n"));
+}
+
+/// What a server that is not ours heard: of each request, a header and the body.
+type Heard = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Notes a request; tells how many came before it.
+fn note(heard: &Heard, headers: &HeaderMap, name: &str, body: &[u8]) -> usize {
+    let value = headers.get(name).map_or("", |value| value.to_str().unwrap());
+    let mut heard = heard.lock().unwrap();
+    heard.push((value.to_owned(), String::from_utf8(body.to_vec()).unwrap()));
+    heard.len() - 1
+}
+
+async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_keeps_its_key_over_all_attempts() {
+    let heard = Heard::default();
+    let noted = Arc::clone(&heard);
+    let answer = async move |headers: HeaderMap, body: Bytes| -> Response {
+        let receipts = json!({ "events": [{ "id": uuid::Uuid::now_v7(), "position": 1 }] }).to_string();
+        match note(&noted, &headers, "idempotency-key", &body) {
+            0 => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]).into_response(),
+            1 => StatusCode::BAD_GATEWAY.into_response(),
+            // Accepted, but the connection breaks before that is known.
+            2 => {
+                let broken = [Ok(receipts[..9].to_owned()), Err(std::io::Error::other("broken"))];
+                (StatusCode::CREATED, Body::from_stream(iter(broken))).into_response()
+            }
+            _ => (StatusCode::CREATED, receipts).into_response(),
+        }
+    };
+    let server = serve(Router::new().route("/api/v1/events/batch", post(answer))).await;
+    let begun = Instant::now();
+    let mut publish = Program::start(&server, "token", &["publish", "--lines", "--batch", "1"]);
+    publish.input.take().unwrap().write_all(events(0..2).as_bytes()).unwrap();
+    publish.succeeds().await;
+    assert!(begun.elapsed().as_secs() >= 1, "Retry-After was not honoured");
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard.len(), 5, "{heard:?}");
+    assert!(heard[..4].iter().all(|request| *request == heard[0]), "{heard:?}");
+    assert!(heard[4].0 != heard[0].0 && heard[4].1 != heard[0].1, "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_copes_with_whatever_a_stream_does() {
+    let heard = Heard::default();
+    let noted = Arc::clone(&heard);
+    let event = |position: u32, id: &str| {
+        let event = json!({ "id": id, "position": position, "type": "a", "priority": "normal", "to": "you",
+            "data": position, "created_at": "T" });
+        format!("id: e-{position}\ndata: {event}\n\n")
+    };
+    let silent = format!("id: e-1\nretry: 10\n\n{}: and no more\n", event(2, "x"));
+    let ending = format!(
+        "id: e-1\n\nevent: carillon.reset\ndata: {{\"reason\":\"retention\"}}\n\n{}{}\
+         event: carillon.retract\ndata: {{\"position\":3}}\n\ndata: \u{9b}2J\n\n\
+         event: carillon.signout\ndata: {{}}\n\n",
+        event(2, "x"),
+        event(3, "y"),
+    );
+    let answer = async move |headers: HeaderMap| -> Response {
+        let stream = match note(&noted, &headers, "last-event-id", &[]) {
+            0 => Body::from_stream(iter([Ok::<_, std::io::Error>(silent)]).chain(pending())),
+            1 => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            _ => Body::from(ending),
+        };
+        ([("content-type", "text/event-stream")], stream).into_response()
+    };
+    let server = serve(Router::new().route("/api/v1/stream", get(answer))).await;
+    let options = ["tail", "--json", "--verbose", "--silence-seconds", "1"];
+    let (status, output, errors) = Program::start(&server, "token", &options).end().await;
+    assert_eq!((status, numbers(&output)), (1, vec![2, 3]), "{errors}");
+    let resumed: Vec<_> = heard.lock().unwrap().iter().map(|(cursor, _)| cursor.clone()).collect();
+    assert_eq!(resumed, ["", "e-2", "e-2"]);
+    let expected = [
+        format!("connected to {server}"),
+        format!("{server}: nothing came for 1 seconds; reconnecting"),
+        format!("{server}: Service Unavailable (503); reconnecting"),
+        format!("connected to {server}"),
+        "events may be missing: they are older than what the server keeps".to_owned(),
+        "carillon.retract {\"position\":3}".to_owned(),
+        "something came that is not an event; it is left out".to_owned(),
+        "carillon: signed out: the token was revoked, or has ended".to_owned(),
+    ];
+    assert_eq!(errors.lines().collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,8 +28,8 @@ const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// The servers and the token.
 #[derive(Debug, Args)]
 pub(super) struct ClientArgs {
-    /// A node's address, http://host:port; several (repeated, or separated by commas) are tried in turn. Give
-    /// https only to a proxy nearer by: this program does not speak TLS
+    /// A node's address, http://host:port; several (repeated, or separated by commas) are tried in turn.
+    /// https:// does not work: this program has no TLS
     #[arg(
         long = "server",
         value_name = "URL",

@@ -103,7 +103,7 @@ fn mistake(error: &clap::Error) -> String {
     let said = said.split("\n\nFor more information").next().unwrap_or_default();
     let words: Vec<_> = said.trim_start_matches("error: ").split_whitespace().collect();
     let usage = if error.get(ContextKind::Usage).is_some() { " (--help tells more)" } else { "" };
-    terminal::harmless(&words.join(" ")) + usage
+    terminal::harmless(&words.join(" ").replace(" tip:", "; tip:")) + usage
 }
 
 /// Does what the command line says.
