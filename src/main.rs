@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use carillon::cli::{self, Cli, Misconfigured};
-use clap::Parser as _;
 
 /// Thousands of connections come and go: this allocator gives their memory back.
 #[global_allocator]
@@ -11,7 +10,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::run(Cli::parse()).await {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match cli::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("carillon: {error:#}");

@@ -56,6 +56,8 @@ pub enum PublishError {
     /// Recipients that do not exist.
     #[error("{field}: no such user: {name}")]
     UnknownUser {
+        /// Which of the drafts names them.
+        index: usize,
         /// Where the name stands.
         field: String,
         /// The name.
@@ -119,7 +121,7 @@ impl Publisher {
                 id: Uuid::now_v7(),
                 event_type: draft.event_type,
                 priority: draft.priority,
-                audience: audience(draft.to, &users)?,
+                audience: audience(draft.to, &users, index)?,
                 data: draft.data,
                 expiry: draft.expiry,
                 keep_after_read: draft.keep_after_read,
@@ -153,13 +155,14 @@ fn named(to: &Recipients) -> &[String] {
     }
 }
 
-fn audience(to: Recipients, users: &HashMap<String, UserId>) -> Result<Audience, PublishError> {
+fn audience(to: Recipients, users: &HashMap<String, UserId>, index: usize) -> Result<Audience, PublishError> {
     let field = if matches!(to, Recipients::User(_)) { "to.user" } else { "to.users" };
     let number = |name: &String| {
-        users
-            .get(name)
-            .copied()
-            .ok_or_else(|| PublishError::UnknownUser { field: field.into(), name: name.clone() })
+        users.get(name).copied().ok_or_else(|| PublishError::UnknownUser {
+            index,
+            field: field.into(),
+            name: name.clone(),
+        })
     };
     Ok(match &to {
         Recipients::Everyone => Audience::Everyone,

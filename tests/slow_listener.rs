@@ -56,7 +56,7 @@ async fn a_listener_that_reads_a_byte_a_second_costs_nothing_and_misses_nothing(
         read_one_byte(&mut slow, &mut received).await;
     }
     highest = highest.max(node.memory());
-    let sent = ids.len() * DATA >> 20;
+    let sent = (ids.len() * DATA) >> 20;
     let grown = highest.saturating_sub(after_the_first);
     println!(
         "slow listener: {sent} MiB published, node grew by {} KiB to {} MiB",

@@ -53,7 +53,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let wrong = |error: &dyn std::fmt::Display| Misconfigured(error.to_string());
     let store = open_store(&args.store, args.migrate).await?;
-    let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default()).map_err(|e| wrong(&e))?;
+    let option = if args.ttl_url.is_some() { "--ttl-url" } else { "--bus-url" };
+    let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default())
+        .map_err(|error| Misconfigured(format!("{option}: {error}")))?;
     let accounts = Accounts::new(store.clone(), ttl.clone());
     let address = listener.local_addr()?;
     if store.is_embedded() {

@@ -19,6 +19,7 @@ use crate::accounts::Identity;
 use crate::bus::message::{GLOBAL, Notice};
 use crate::event::{Draft, Invalid, Position};
 use crate::node::Node;
+use crate::publish::PublishError;
 use crate::store::{Role, Store};
 
 #[derive(Serialize)]
@@ -65,7 +66,7 @@ pub async fn publish_batch(
         Draft::read(event, &format!("events[{index}]."), settings.max_data_bytes)
     };
     let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    let receipts = publish_all(&identity, &node, &headers, drafts).await?;
+    let receipts = publish_all(&identity, &node, &headers, drafts).await.map_err(in_batch)?;
     Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": receipts }))))
 }
 
@@ -74,13 +75,23 @@ async fn publish_all(
     node: &Node,
     headers: &HeaderMap,
     drafts: Vec<Draft>,
-) -> Result<Vec<Receipt>, Problem> {
+) -> Result<Vec<Receipt>, PublishError> {
     let key = headers.get("idempotency-key").map(|value| {
         let wrong = |_| Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters");
         value.to_str().map(str::to_owned).map_err(wrong)
     });
     let published = node.publisher.publish(identity.user.id, drafts, key.transpose()?).await?;
     Ok(published.into_iter().map(|p| Receipt { id: p.id, position: p.position }).collect())
+}
+
+/// The error with the event's place in the batch before the field's name, as [`Draft::read`] gives it.
+fn in_batch(error: PublishError) -> PublishError {
+    match error {
+        PublishError::UnknownUser { index, field, name } => {
+            PublishError::UnknownUser { index, field: format!("events[{index}].{field}"), name }
+        }
+        other => other,
+    }
 }
 
 /// `DELETE /api/v1/events/{id}`: by its publisher or an admin.

@@ -17,6 +17,7 @@ pub struct Node {
     pub address: String,
     /// `http://127.0.0.1:port/metrics`.
     pub metrics: String,
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
@@ -24,22 +25,32 @@ impl Node {
     /// Starts one and waits until it is ready. `options` come after those every node gets.
     pub async fn start(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
+        let listen = ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")].map(str::to_owned);
+        let metrics = ["--metrics-listen", &format!("127.0.0.1:{metrics_port}")].map(str::to_owned);
+        let seams =
+            ["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"].map(str::to_owned);
+        let options = options.iter().map(|option| (*option).to_owned());
+        let mut node = Self {
+            address: format!("http://127.0.0.1:{port}"),
+            metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
+            arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
+            process: None,
+        };
+        node.restart().await;
+        node
+    }
+
+    /// Kills it if it runs, starts it with the same arguments, and waits until it is ready.
+    pub async fn restart(&mut self) {
+        self.kill();
         let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
-            .args(["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")])
-            .args(["--metrics-listen", &format!("127.0.0.1:{metrics_port}")])
-            .args(["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"])
-            .args(options)
+            .args(&self.arguments)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let node = Self {
-            address: format!("http://127.0.0.1:{port}"),
-            metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
-            process: Some(process),
-        };
-        wait_until(DEADLINE, "the node is ready", || node.is_ready()).await;
-        node
+        self.process = Some(process);
+        wait_until(DEADLINE, "the node is ready", || self.is_ready()).await;
     }
 
     /// Whether `/readyz` says so.
