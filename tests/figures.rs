@@ -1,0 +1,173 @@
+//! What it costs: run with `scripts/test --release --test figures -- --ignored --nocapture --test-threads 1`.
+//!
+//! Figures are printed, not judged: they depend on the machine. What is compared is of one run on one machine.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use carillon::store::Role;
+use serde_json::{Value, json};
+use support::node::{Node, People};
+use support::servers::{PostgresServer, RedisServer};
+use support::{DEADLINE, wait_until};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How long a rate is measured.
+const SPAN: Duration = Duration::from_secs(10);
+/// What every measured event carries.
+const DATA_BYTES: usize = 200;
+
+/// One node on a Postgres (with fsync) and a Redis of its own.
+struct Setup {
+    node: Node,
+    people: People,
+    _servers: (PostgresServer, RedisServer),
+}
+
+impl Setup {
+    async fn start() -> Self {
+        let (postgres, redis) = (PostgresServer::start(), RedisServer::start(&[]).await);
+        let store_url = postgres.new_database().await;
+        let people = People::new(&store_url).await;
+        let node = Node::start(&store_url, &redis.url(""), &["--streams-per-user", "100000"]).await;
+        Self { node, people, _servers: (postgres, redis) }
+    }
+
+    /// Posts `body` from `in_flight` tasks for a while; answers a second.
+    async fn posts_a_second(&self, path: &str, body: &Value, in_flight: usize) -> f64 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicU64::new(0));
+        let client = reqwest::Client::new();
+        let tasks: Vec<_> = (0..in_flight)
+            .map(|_| {
+                let (stop, count) = (stop.clone(), count.clone());
+                let request = client.post(format!("{}{path}", self.node.address));
+                let request = request.bearer_auth(&self.people.publisher).body(body.to_string());
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        let answer = request.try_clone().unwrap().send().await.unwrap();
+                        assert_eq!(answer.status(), 201);
+                        answer.bytes().await.unwrap();
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        sleep(Duration::from_secs(2)).await;
+        let (begun, before) = (Instant::now(), count.load(Ordering::Relaxed));
+        sleep(SPAN).await;
+        let rate = (count.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        rate
+    }
+
+    /// Opens streams that only count the events they get.
+    async fn listen(&self, number: usize, token: &str, count: &Arc<AtomicU64>) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::with_capacity(number);
+        for _ in 0..number {
+            let mut stream =
+                TcpStream::connect(self.node.address.strip_prefix("http://").unwrap()).await.unwrap();
+            let request =
+                format!("GET /api/v1/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            tasks.push(tokio::spawn(count_events(stream, count.clone())));
+        }
+        let all = async || self.node.figure("carillon_listeners").await as usize >= number;
+        wait_until(DEADLINE, "all listen", all).await;
+        tasks
+    }
+}
+
+/// Counts what ends like an event's frame: a closing brace and an empty line.
+async fn count_events(mut stream: TcpStream, count: Arc<AtomicU64>) {
+    let mut piece = vec![0; 4096];
+    let mut last = [0; 2];
+    while let Ok(read @ 1..) = stream.read(&mut piece).await {
+        let mut ends = 0;
+        for byte in &piece[..read] {
+            ends += u64::from(*byte == b'\n' && last == *b"}\n");
+            last = [last[1], *byte];
+        }
+        count.fetch_add(ends, Ordering::Relaxed);
+    }
+}
+
+fn event() -> Value {
+    json!({ "type": "figure", "to": "everyone", "data": "x".repeat(DATA_BYTES) })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn durable_publishes_a_second() {
+    let setup = Setup::start().await;
+    let cpu = setup.node.cpu_seconds();
+    let single = setup.posts_a_second("/api/v1/events", &event(), 64).await;
+    let appends = setup.node.figure("carillon_appends_total").await;
+    let published = setup.node.figure("carillon_published_total").await;
+    let cpu = (setup.node.cpu_seconds() - cpu) * 1e6 / published;
+    println!(
+        "single publishes, 64 in flight: {single:.0} events/s; {:.1} events an append; node {cpu:.0} us of CPU each",
+        published / appends
+    );
+    let body = json!({ "events": vec![event(); 100] });
+    let batches = setup.posts_a_second("/api/v1/events/batch", &body, 4).await;
+    println!("batches of 100, 4 in flight: {:.0} events/s", batches * 100.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn deliveries_for_each_second_of_cpu() {
+    const LISTENERS: u64 = 1_000;
+    let setup = Setup::start().await;
+    let token = setup.people.add("listener", Role::Listener).await;
+    let count = Arc::new(AtomicU64::new(0));
+    let listeners = setup.listen(LISTENERS as usize, &token, &count).await;
+    for (what, events_a_post, posts) in [("one at a time", 1, 300), ("a hundred at a time", 100, 20)] {
+        let body = json!({ "events": vec![event(); events_a_post] }).to_string();
+        let (before, cpu) = (count.load(Ordering::Relaxed), setup.node.cpu_seconds());
+        let (begun, client) = (Instant::now(), reqwest::Client::new());
+        for number in 1..=posts {
+            let request = client.post(format!("{}/api/v1/events/batch", setup.node.address));
+            let answer =
+                request.bearer_auth(&setup.people.publisher).body(body.clone()).send().await.unwrap();
+            assert_eq!(answer.status(), 201);
+            // The next only when all have it: no two events share a write unless published together.
+            let expected = before + number * events_a_post as u64 * LISTENERS;
+            wait_until(DEADLINE, "all arrive", async || count.load(Ordering::Relaxed) >= expected).await;
+        }
+        let (deliveries, cpu) = (count.load(Ordering::Relaxed) - before, setup.node.cpu_seconds() - cpu);
+        println!(
+            "{what}: {deliveries} deliveries to {LISTENERS} listeners; {:.0} for each second of the node's CPU, \
+             {:.0} for each second",
+            deliveries as f64 / cpu,
+            deliveries as f64 / begun.elapsed().as_secs_f64()
+        );
+    }
+    assert_eq!(setup.node.figure("carillon_listener_lags_total").await, 0.0, "this was not live delivery");
+    listeners.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn memory_of_an_idle_listener() {
+    const LISTENERS: usize = 5_000;
+    let setup = Setup::start().await;
+    let token = setup.people.add("listener", Role::Listener).await;
+    let count = Arc::new(AtomicU64::new(0));
+    let warm = setup.listen(100, &token, &count).await;
+    let before = setup.node.memory();
+    let listeners = setup.listen(LISTENERS, &token, &count).await;
+    sleep(Duration::from_secs(5)).await;
+    let grown = setup.node.memory() - before;
+    println!("{LISTENERS} idle listeners: {} bytes of the node's memory each", grown as usize / LISTENERS);
+    listeners.iter().chain(&warm).for_each(JoinHandle::abort);
+}
