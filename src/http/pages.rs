@@ -9,7 +9,7 @@ use minijinja::{Environment, context};
 use rust_embed::RustEmbed;
 use url::form_urlencoded;
 
-use super::auth::Caller;
+use super::auth::ListenerCaller;
 use super::inbox;
 use super::params::Params;
 use super::problem::Problem;
@@ -78,10 +78,10 @@ pub async fn home(
     State(store): State<Store>,
     OriginalUri(uri): OriginalUri,
     params: Params,
-    caller: Result<Caller, Problem>,
+    caller: Result<ListenerCaller, Problem>,
 ) -> Response {
     let identity = match caller {
-        Ok(Caller(identity)) => identity,
+        Ok(ListenerCaller(identity)) => identity,
         Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => {
             let next: String = form_urlencoded::byte_serialize(uri.to_string().as_bytes()).collect();
             return Redirect::to(&format!("/login?next={next}")).into_response();
