@@ -49,7 +49,9 @@ pub enum PublishError {
     /// Recipients that do not exist.
     #[error("{field}: no such user: {name}")]
     UnknownUser {
-        /// Where the name stands.
+        /// Which of the drafts, counted from 0.
+        index: usize,
+        /// Where in it the name stands.
         field: String,
         /// The name.
         name: String,
@@ -112,7 +114,7 @@ impl Publisher {
                 id: Uuid::now_v7(),
                 event_type: draft.event_type,
                 priority: draft.priority,
-                audience: audience(draft.to, &users)?,
+                audience: audience(index, draft.to, &users)?,
                 data: draft.data,
                 expiry: draft.expiry,
                 keep_after_read: draft.keep_after_read,
@@ -146,13 +148,14 @@ fn named(to: &Recipients) -> &[String] {
     }
 }
 
-fn audience(to: Recipients, users: &HashMap<String, UserId>) -> Result<Audience, PublishError> {
+fn audience(index: usize, to: Recipients, users: &HashMap<String, UserId>) -> Result<Audience, PublishError> {
     let field = if matches!(to, Recipients::User(_)) { "to.user" } else { "to.users" };
     let number = |name: &String| {
-        users
-            .get(name)
-            .copied()
-            .ok_or_else(|| PublishError::UnknownUser { field: field.into(), name: name.clone() })
+        users.get(name).copied().ok_or_else(|| PublishError::UnknownUser {
+            index,
+            field: field.into(),
+            name: name.clone(),
+        })
     };
     Ok(match &to {
         Recipients::Everyone => Audience::Everyone,
