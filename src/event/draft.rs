@@ -1,9 +1,10 @@
 //! What a publisher sends: read field by field, so that every mistake is answered with the field's name.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -52,9 +53,14 @@ impl Draft {
     /// most bytes `data` may have, and being over it is an error about `data` with [`TOO_LARGE`] in it.
     pub fn read(json: &RawValue, at: &str, max_data: usize) -> Result<Self, Invalid> {
         let whole = if at.is_empty() { "body" } else { at.trim_end_matches('.') };
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(json.get())
-            .map_err(|_| Invalid::new(whole, "must be a JSON object, each field once"))?;
-        let fields = Fields { fields, at };
+        let Members(members) =
+            serde_json::from_str(json.get()).map_err(|_| Invalid::new(whole, "must be a JSON object"))?;
+        let mut fields = Fields { fields: BTreeMap::new(), at };
+        for (name, value) in members {
+            if fields.fields.insert(name.clone(), value).is_some() {
+                return Err(fields.wrong(&name, "may stand only once"));
+            }
+        }
         fields.refuse_unknown(&[
             "type",
             "priority",
@@ -83,6 +89,33 @@ impl Draft {
 
 /// What the message of an error about too large `data` begins with.
 pub const TOO_LARGE: &str = "is too large";
+
+/// A JSON object as it was written: of a member that stands twice, a map would take the last without a word.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = object.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
 
 struct Fields<'a> {
     fields: BTreeMap<String, &'a RawValue>,
@@ -199,6 +232,7 @@ mod tests {
                 "expires_at",
             ),
             (r#"{"type":"a","to":"everyone","colour":1}"#, "colour"),
+            (r#"{"type":"a","to":"everyone","type":"b"}"#, "type"),
         ];
         for (json, field) in cases {
             assert_eq!(read(json).unwrap_err().field, field, "{json}");

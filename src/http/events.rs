@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
@@ -14,6 +12,7 @@ use uuid::Uuid;
 
 use super::Settings;
 use super::auth::PublisherCaller;
+use super::body::{EventId, JsonBody};
 use super::problem::Problem;
 use crate::accounts::Identity;
 use crate::bus::message::{GLOBAL, Notice};
@@ -34,9 +33,8 @@ pub async fn publish(
     State(node): State<Arc<Node>>,
     State(settings): State<Settings>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(json): JsonBody<Box<RawValue>>,
 ) -> Result<impl IntoResponse, Problem> {
-    let json = json(&body.map_err(too_large)?)?;
     let draft = Draft::read(&json, "", settings.max_data_bytes)?;
     let receipts = publish_all(&identity, &node, &headers, vec![draft]).await?;
     Ok((StatusCode::CREATED, Json(receipts.into_iter().next())))
@@ -48,7 +46,7 @@ pub async fn publish_batch(
     State(node): State<Arc<Node>>,
     State(settings): State<Settings>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(json): JsonBody<Box<RawValue>>,
 ) -> Result<impl IntoResponse, Problem> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -56,7 +54,6 @@ pub async fn publish_batch(
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
     }
-    let json = json(&body.map_err(too_large)?)?;
     let batch: Batch<'_> = serde_json::from_str(json.get())
         .map_err(|_| Invalid::new("events", "the body must be {\"events\": [one event, another, …]}"))?;
     if batch.events.is_empty() || batch.events.len() > settings.max_batch {
@@ -99,19 +96,11 @@ pub async fn retract(
     PublisherCaller(identity): PublisherCaller,
     State(node): State<Arc<Node>>,
     State(store): State<Store>,
-    Path(id): Path<Uuid>,
+    EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
     let publisher = (identity.user.role < Role::Admin).then_some(identity.user.id);
     let event = store.retract(id, publisher).await?.ok_or_else(Problem::not_found)?;
     let notice = Notice::Retracted { position: event.position, audience: event.audience };
     node.tell(GLOBAL.to_owned(), notice).await;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn json(body: &Bytes) -> Result<Box<RawValue>, Problem> {
-    serde_json::from_slice(body).map_err(|error| Invalid::new("body", format!("is not JSON: {error}")).into())
-}
-
-fn too_large(rejection: BytesRejection) -> Problem {
-    Problem::new(rejection.status(), rejection.body_text())
 }

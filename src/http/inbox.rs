@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::ListenerCaller;
+use super::body::{EventId, JsonBody};
 use super::params::Params;
 use super::problem::Problem;
 use crate::bus::message::{Notice, user_channel};
@@ -101,7 +102,7 @@ pub async fn list(
 pub async fn show(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
-    Path(id): Path<Uuid>,
+    EventId(id): EventId,
 ) -> Result<Json<Value>, Problem> {
     let entry = find(&store, identity.user.id, id).await?;
     Ok(Json(json!(ShownEntry::from(&entry))))
@@ -128,7 +129,7 @@ pub async fn read(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
-    Path(id): Path<Uuid>,
+    EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
     mark(&store, &node, identity.user.id, id, true).await
 }
@@ -138,7 +139,7 @@ pub async fn unread(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
-    Path(id): Path<Uuid>,
+    EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
     mark(&store, &node, identity.user.id, id, false).await
 }
@@ -166,10 +167,11 @@ pub async fn read_up_to(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
-    body: Option<Json<UpTo>>,
+    JsonBody(UpTo { position: up_to }): JsonBody<UpTo>,
 ) -> Result<StatusCode, Problem> {
-    let wrong = || Invalid::new("position", "the body must be {\"position\": a whole number, 0 or more}");
-    let Json(UpTo { position: up_to }) = body.filter(|Json(body)| body.position >= 0).ok_or_else(wrong)?;
+    if up_to < 0 {
+        return Err(Invalid::new("position", "must be 0 or more").into());
+    }
     let user = identity.user.id;
     store.mark_read_up_to(user, up_to).await?;
     node.tell(user_channel(user), Notice::ReadUpTo { user, up_to }).await;

@@ -1,6 +1,7 @@
 //! HTTP: every route on this page. The only place that knows status codes.
 
 mod auth;
+mod body;
 mod events;
 pub mod health;
 mod inbox;

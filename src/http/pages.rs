@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -52,7 +53,7 @@ impl Pages {
         let status = problem.status();
         let title = status.canonical_reason().unwrap_or("Error");
         let values = context! { status => status.as_u16(), title, message => problem.detail() };
-        (status, self.render("error.html", values)).into_response()
+        (status, problem.retry_after(), self.render("error.html", values)).into_response()
     }
 
     fn render(&self, name: &str, values: minijinja::Value) -> Response {
@@ -137,7 +138,8 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
 }
 
 /// `GET /static/{name}`
-pub async fn file(Path(name): Path<String>) -> Response {
+pub async fn file(name: Result<Path<String>, PathRejection>) -> Response {
+    let Ok(Path(name)) = name else { return Problem::not_found().into_response() };
     let kinds = [
         ("css", "text/css; charset=utf-8"),
         ("js", "text/javascript; charset=utf-8"),

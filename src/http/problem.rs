@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -21,14 +21,14 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
     #[serde(skip)]
-    retry_after: Option<Duration>,
+    pause: Option<Duration>,
 }
 
 impl Problem {
     /// A problem with this status and one sentence about it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self { title, status: status.as_u16(), detail: detail.into(), field: None, retry_after: None }
+        Self { title, status: status.as_u16(), detail: detail.into(), field: None, pause: None }
     }
 
     /// Nobody is signed in.
@@ -56,13 +56,19 @@ impl Problem {
         &self.detail
     }
 
+    /// The header that says when to try again, if that is known.
+    pub fn retry_after(&self) -> HeaderMap {
+        let pause = self.pause.map(|pause| HeaderValue::from(pause.as_secs().max(1)));
+        pause.map(|pause| (header::RETRY_AFTER, pause)).into_iter().collect()
+    }
+
     fn about(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }
 
     fn after(mut self, pause: Duration) -> Self {
-        self.retry_after = Some(pause);
+        self.pause = Some(pause);
         self
     }
 }
@@ -70,12 +76,9 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_string(&self).unwrap_or_default();
-        let mut response = (self.status(), body).into_response();
+        let mut response = (self.status(), self.retry_after(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(pause) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
-        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

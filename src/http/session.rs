@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -10,6 +10,7 @@ use axum_extra::extract::cookie::{Cookie, CookieJar};
 use serde::Deserialize;
 
 use super::auth::{SESSION_COOKIE, is_secure, session_cookie};
+use super::body::JsonBody;
 use super::pages::Pages;
 use super::problem::Problem;
 use super::{App, Settings};
@@ -34,11 +35,8 @@ pub async fn sign_in(
     State(app): State<App>,
     headers: HeaderMap,
     jar: CookieJar,
-    body: Option<Json<SignIn>>,
+    JsonBody(form): JsonBody<SignIn>,
 ) -> Result<Response, Problem> {
-    let wrong =
-        || Invalid::new("body", "must be {\"name\": …, \"password\": …, \"remember\": true or false}");
-    let Json(form) = body.ok_or_else(wrong)?;
     let jar = begin(&app.accounts, &app.node, app.settings, &headers, jar, &form).await?;
     Ok((StatusCode::NO_CONTENT, jar).into_response())
 }
@@ -57,13 +55,16 @@ pub async fn sign_in_form(
     State(app): State<App>,
     headers: HeaderMap,
     jar: CookieJar,
-    Form(form): Form<SignIn>,
+    form: Result<Form<SignIn>, FormRejection>,
 ) -> Response {
+    let Ok(Form(form)) = form else {
+        return app.pages.error(&Invalid::new("form", "must hold a name and a password").into());
+    };
     match begin(&app.accounts, &app.node, app.settings, &headers, jar, &form).await {
         Ok(jar) => (jar, Redirect::to(local_path(&form.next))).into_response(),
         Err(problem) => {
             let page = app.pages.login(Some(problem.detail()), &form.name, local_path(&form.next));
-            (problem.status(), page).into_response()
+            (problem.status(), problem.retry_after(), page).into_response()
         }
     }
 }

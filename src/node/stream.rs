@@ -119,8 +119,12 @@ impl Streams {
         if page.end < up_to && room > 0 {
             let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
             let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
-            let ahead = read(page.end, &filter, u32::try_from(room).unwrap_or(u32::MAX)).await?;
-            page.events.extend(ahead.events.into_iter().filter(|event| !cursor.has_seen(event.position)));
+            // The limit is of what is looked through, most of which is not urgent: as far as another page.
+            let mut ahead = read(page.end, &filter, limit).await?;
+            ahead.events.retain(|event| !cursor.has_seen(event.position));
+            ahead.events.truncate(room);
+            self.bound(&mut ahead);
+            page.events.append(&mut ahead.events);
         }
         Ok(order(&cursor, &page))
     }

@@ -128,9 +128,14 @@ impl People {
 
     /// Adds somebody; gives a token that permits all their role does. Their password is `password of NAME`.
     pub async fn add(&self, name: &str, role: Role) -> String {
-        let user = self.accounts.create(name, &format!("password of {name}"), role).await.unwrap();
-        let scopes = [Scope::Publish, Scope::Listen];
-        self.accounts.create_token(user.id, "test", &scopes, None).await.unwrap().0
+        self.accounts.create(name, &format!("password of {name}"), role).await.unwrap();
+        self.token(name, &[Scope::Publish, Scope::Listen], None).await
+    }
+
+    /// Another token of somebody there already.
+    pub async fn token(&self, name: &str, scopes: &[Scope], lifetime: Option<Duration>) -> String {
+        let (user, _) = self.store.user_by_name(name).await.unwrap().unwrap();
+        self.accounts.create_token(user.id, "test", scopes, lifetime).await.unwrap().0
     }
 
     /// The store behind the nodes.

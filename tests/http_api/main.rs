@@ -1,0 +1,57 @@
+//! The HTTP API, asked of real nodes: each behaviour on one embedded node, and on Postgres with Redis.
+//!
+//! Needs `CARILLON_TEST_POSTGRES_URL` and `redis-server` on the path: run it with `scripts/test --test http_api`.
+
+mod health;
+mod inbox;
+mod pages;
+mod publish;
+mod session;
+mod setup;
+mod stream;
+#[path = "../support/mod.rs"]
+mod support;
+
+macro_rules! suite {
+    ($($group:ident::$behaviour:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test] async fn $behaviour() {
+                crate::$group::$behaviour(crate::setup::Setup::embedded().await).await;
+            })*
+        }
+        mod on_servers {
+            $(#[tokio::test] async fn $behaviour() {
+                crate::$group::$behaviour(crate::setup::Setup::on_servers().await).await;
+            })*
+        }
+    };
+}
+
+suite!(
+    publish::a_repeated_key_publishes_once,
+    publish::every_mistake_is_answered_with_its_field,
+    publish::what_is_too_large_is_refused,
+    publish::only_publishers_publish,
+    publish::a_batch_is_all_or_nothing,
+    stream::a_stream_begins_with_its_cursor,
+    stream::filters_hold_live_and_in_a_replay,
+    stream::nobody_gets_what_is_not_theirs,
+    stream::what_cannot_be_resumed_is_told_and_goes_on,
+    stream::resuming_gives_exactly_what_was_missed,
+    stream::the_urgent_overtake_in_a_backlog,
+    inbox::pages_are_complete_and_do_not_overlap,
+    inbox::filters_choose_what_is_listed,
+    inbox::reading_is_each_users_own,
+    inbox::what_is_retracted_is_gone,
+    inbox::what_has_expired_is_gone,
+    inbox::bad_parameters_are_named,
+    session::a_cookie_is_as_strict_as_can_be,
+    session::guessing_is_slowed_and_tells_nothing,
+    session::signing_out_ends_what_rested_on_it,
+    session::other_sites_may_not_act_with_a_cookie,
+    session::a_token_permits_what_it_says_while_it_lasts,
+    pages::pages_need_a_session_and_send_back_only_here,
+    pages::pages_hold_nothing_that_runs_inline,
+    health::a_node_tells_how_it_is,
+    health::told_to_stop_a_node_ends_well,
+);

@@ -1,0 +1,244 @@
+//! Streams: how they begin, what they carry and to whom, how they go on.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::setup::{Setup, Stream, send};
+
+const STREAM: &str = "/api/v1/stream";
+
+fn event(to: &Value, data: &str) -> Value {
+    json!({ "type": "test", "to": to, "data": data })
+}
+
+/// A stream of whoever has `token` from `cursor` on.
+async fn resume(setup: &Setup, token: &str, cursor: &str) -> Stream {
+    Stream::open(setup.get(STREAM).bearer_auth(token).header("last-event-id", cursor)).await
+}
+
+/// As `cursor` stands in an address: a plus sign there is a space.
+fn in_query(cursor: &str) -> String {
+    format!("cursor={}", cursor.replace('+', "%2B"))
+}
+
+/// The publishers' data, whatever its order.
+fn sorted(stream: &Stream) -> Vec<String> {
+    let mut data: Vec<String> = stream.data().iter().map(|data| data.as_str().unwrap().to_owned()).collect();
+    data.sort_unstable();
+    data
+}
+
+pub async fn a_stream_begins_with_its_cursor(setup: Setup) {
+    let mut stream = setup.stream(&setup.alice, "").await;
+    let header = |name: &str| stream.headers()[name].to_str().unwrap();
+    assert_eq!(header("content-type"), "text/event-stream");
+    assert_eq!(header("cache-control"), "no-store");
+    assert_eq!(header("x-accel-buffering"), "no");
+    let lines: Vec<&str> = stream.text().split('\n').collect();
+    assert_eq!(lines[0], format!("id: {}", stream.cursor()));
+    assert!(lines[1].strip_prefix("retry: ").unwrap().parse::<u64>().unwrap() > 0, "{lines:?}");
+    assert_eq!(lines[2], "");
+
+    let receipt = setup
+        .publish(&json!({
+            "type": "order.paid", "priority": "high", "to": {"users": ["alice", "bob"]},
+            "data": {"text": "two\nlines", "number": 1.10}, "expires_at": "2100-01-31T12:00:00+02:00",
+        }))
+        .await;
+    stream.until_count(1).await;
+    let json: Value = serde_json::from_str(&stream.events[0].data).unwrap();
+    assert_eq!(json["id"], receipt.id);
+    assert_eq!(json["position"], receipt.position);
+    assert_eq!(json["type"], "order.paid");
+    assert_eq!(json["priority"], "high");
+    assert_eq!(json["to"], "you", "whom else it went to is not theirs to know");
+    assert_eq!(json["data"], json!({ "text": "two\nlines", "number": 1.10 }));
+    assert_eq!(json["expires_at"], "2100-01-31T10:00:00Z");
+    assert!(json["created_at"].as_str().unwrap().ends_with('Z'));
+    assert!(!stream.text().contains("bob"), "{}", stream.text());
+    assert!(stream.events[0].id.ends_with(&format!("-{}", receipt.position)));
+
+    for (query, field) in [
+        ("type=a%20b", "type"),
+        ("type=a&type=carillon.x", "type"),
+        ("min_priority=most", "min_priority"),
+        ("min_priority=low&min_priority=high", "min_priority"),
+        ("topic=a//b", "topic"),
+        (&["topic=a"; 33].join("&"), "topic"),
+        ("cursor=a-1&cursor=a-2", "cursor"),
+    ] {
+        send(setup.get(&format!("{STREAM}?{query}")).bearer_auth(&setup.alice))
+            .await
+            .expect_problem(400, field);
+    }
+    send(setup.get(STREAM)).await.expect_problem(401, "");
+    send(setup.get(STREAM).bearer_auth("carillon_wrong")).await.expect_problem(401, "");
+}
+
+pub async fn filters_hold_live_and_in_a_replay(setup: Setup) {
+    let query = "type=a&type=b&min_priority=high&topic=room/1&topic=room/2";
+    let mut live = setup.stream(&setup.alice, query).await;
+    let begin = live.cursor().to_owned();
+    let of = |event_type: &str, priority: &str, to: Value, data: &str| json!({ "type": event_type, "priority": priority, "to": to, "data": data });
+    setup
+        .publish_batch(&[
+            of("a", "high", json!("everyone"), "1"),
+            of("c", "urgent", json!("everyone"), "another type"),
+            of("b", "normal", json!("everyone"), "too low"),
+            of("b", "urgent", json!({ "user": "alice" }), "2"),
+            of("a", "urgent", json!({ "topic": "room/1" }), "3"),
+            of("b", "high", json!({ "topic": "room/2" }), "4"),
+            of("a", "urgent", json!({ "topic": "room/3" }), "another topic"),
+            of("a", "high", json!({ "users": ["alice", "bob"] }), "5"),
+        ])
+        .await;
+    live.until_data("5").await;
+    assert_eq!(live.data(), ["1", "2", "3", "4", "5"]);
+
+    let mut replayed = setup.stream(&setup.alice, &format!("{query}&{}", in_query(&begin))).await;
+    replayed.until_count(5).await;
+    setup.publish(&of("a", "high", json!("everyone"), "6")).await;
+    for stream in [&mut live, &mut replayed] {
+        stream.until_data("6").await;
+        assert_eq!(sorted(stream), ["1", "2", "3", "4", "5", "6"]);
+    }
+}
+
+pub async fn nobody_gets_what_is_not_theirs(setup: Setup) {
+    let mut alice = setup.stream(&setup.alice, "").await;
+    let mut bob = setup.stream(&setup.bob, "topic=room").await;
+    let begin = alice.cursor().to_owned();
+    setup.publish(&event(&json!({ "user": "bob" }), "bob's")).await;
+    setup.publish(&event(&json!({ "users": ["bob", "admin"] }), "bob's and the admin's")).await;
+    setup.publish(&event(&json!({ "topic": "room" }), "the room's")).await;
+    setup.publish(&event(&json!({ "user": "alice" }), "alice's")).await;
+    setup.publish_to_all("everyone's").await;
+    alice.until_data("everyone's").await;
+    bob.until_data("everyone's").await;
+    assert_eq!(alice.data(), ["alice's", "everyone's"]);
+    assert_eq!(bob.data(), ["bob's", "bob's and the admin's", "the room's", "everyone's"]);
+
+    let mut alice = resume(&setup, &setup.alice, &begin).await;
+    let mut bob = setup.stream(&setup.bob, &format!("topic=room&{}", in_query(&begin))).await;
+    let mut without_topic = resume(&setup, &setup.bob, &begin).await;
+    setup.publish_to_all("the last").await;
+    for stream in [&mut alice, &mut bob, &mut without_topic] {
+        stream.until_data("the last").await;
+    }
+    assert_eq!(alice.data(), ["alice's", "everyone's", "the last"]);
+    assert_eq!(bob.data(), ["bob's", "bob's and the admin's", "the room's", "everyone's", "the last"]);
+    assert_eq!(without_topic.data(), ["bob's", "bob's and the admin's", "everyone's", "the last"]);
+}
+
+pub async fn what_cannot_be_resumed_is_told_and_goes_on(setup: Setup) {
+    let mut live = setup.stream(&setup.alice, "").await;
+    let fresh = live.cursor().to_owned();
+    setup.publish_to_all("before").await;
+    live.until_data("before").await;
+    let (_, position) = fresh.split_once('-').unwrap();
+    let long = format!("{fresh}{}", "+9".repeat(1_000));
+    let cases = [
+        ("rubbish", "unreadable"),
+        (&format!("{fresh}+"), "unreadable"),
+        (&long, "unreadable"),
+        (&format!("another-{position}"), "epoch"),
+    ];
+    for (cursor, reason) in cases {
+        let by_header = resume(&setup, &setup.alice, cursor).await;
+        let by_query = setup.stream(&setup.alice, &in_query(cursor)).await;
+        for mut stream in [by_header, by_query] {
+            stream.until("a reset", |stream| !stream.notices("carillon.reset").is_empty()).await;
+            let reset = stream.notices("carillon.reset").remove(0);
+            assert_eq!(reset["reason"], reason, "{cursor:.50}");
+            assert_eq!(reset["cursor"], stream.cursor(), "{cursor:.50}");
+            let after = format!("after {cursor:.50}");
+            setup.publish_to_all(&after).await;
+            stream.until_data(after.as_str()).await;
+            assert_eq!(stream.data().last().unwrap(), &after);
+            assert!(!stream.data().contains(&json!("before")), "{cursor:.50}");
+        }
+    }
+    let not_text = setup.get(STREAM).bearer_auth(&setup.alice).header("last-event-id", &b"\xff"[..]);
+    let mut stream = Stream::open(not_text).await;
+    stream.until("a reset", |stream| !stream.notices("carillon.reset").is_empty()).await;
+    assert_eq!(stream.notices("carillon.reset")[0]["reason"], "unreadable");
+}
+
+pub async fn resuming_gives_exactly_what_was_missed(setup: Setup) {
+    let mut stream = setup.stream(&setup.alice, "").await;
+    let begin = stream.cursor().to_owned();
+    for data in ["1", "2"] {
+        setup.publish_to_all(data).await;
+        stream.until_data(data).await;
+    }
+    let [(after_1, _), (after_2, _)] = &stream.ids()[..] else { panic!("{}", stream.text()) };
+    let (after_1, after_2) = (after_1.clone(), after_2.clone());
+    drop(stream);
+    setup.publish_to_all("3").await;
+    setup.publish(&event(&json!({ "user": "bob" }), "not alice's")).await;
+    setup.publish(&event(&json!({ "user": "alice" }), "4")).await;
+
+    let mut missed_all = resume(&setup, &setup.alice, &begin).await;
+    let mut by_header = resume(&setup, &setup.alice, &after_1).await;
+    let mut by_query = setup.stream(&setup.alice, &in_query(&after_1)).await;
+    let both = setup.get(&format!("{STREAM}?{}", in_query(&after_1))).bearer_auth(&setup.alice);
+    let mut header_wins = Stream::open(both.header("last-event-id", &after_2)).await;
+    for stream in [&mut missed_all, &mut by_header, &mut by_query, &mut header_wins] {
+        stream.until_data("4").await;
+    }
+    let mut from_now = setup.stream(&setup.alice, "").await;
+    setup.publish_to_all("5").await;
+    let expected: [(&mut Stream, &[&str]); 5] = [
+        (&mut missed_all, &["1", "2", "3", "4", "5"]),
+        (&mut by_header, &["2", "3", "4", "5"]),
+        (&mut by_query, &["2", "3", "4", "5"]),
+        (&mut header_wins, &["3", "4", "5"]),
+        (&mut from_now, &["5"]),
+    ];
+    for (stream, data) in expected {
+        stream.until_data("5").await;
+        assert_eq!(stream.data(), data);
+    }
+    // Nothing was missed: nothing comes twice.
+    let mut again = resume(&setup, &setup.alice, by_query.cursor()).await;
+    setup.publish_to_all("6").await;
+    again.until_data("6").await;
+    assert_eq!(again.data(), ["6"]);
+}
+
+pub async fn the_urgent_overtake_in_a_backlog(setup: Setup) {
+    let mut live = setup.stream(&setup.alice, "").await;
+    let begin = live.cursor().to_owned();
+    let of = |priority: &str, data: String| json!({ "type": "test", "priority": priority, "to": "everyone", "data": data });
+    let mut backlog: Vec<Value> = (0..300).map(|n| of("low", format!("low {n:03}"))).collect();
+    backlog.push(of("urgent", "urgent".into()));
+    let mut all: HashSet<String> = setup.publish_batch(&backlog).await.into_iter().map(|r| r.id).collect();
+    live.until_count(all.len()).await;
+
+    // Cut where nothing, where something and where much of it had come; resumed by header and by address.
+    for (cut, by_header) in [(0, true), (1, true), (2, false), (150, true), (299, false), (300, true)] {
+        let mut first = resume(&setup, &setup.alice, &begin).await;
+        first.until_count(cut.max(1)).await;
+        assert_eq!(first.data()[0], "urgent", "all low ones were there before it");
+        let mut got = first.ids();
+        got.truncate(cut);
+        let cursor = got.last().map_or(begin.as_str(), |(cursor, _)| cursor).to_owned();
+        drop(first);
+
+        let mut second = if by_header {
+            resume(&setup, &setup.alice, &cursor).await
+        } else {
+            setup.stream(&setup.alice, &in_query(&cursor)).await
+        };
+        second.until_count(all.len() - cut).await;
+        let last = setup.publish_to_all(&format!("after the cut at {cut}")).await;
+        second.until_data(format!("after the cut at {cut}")).await;
+        all.insert(last.id);
+        got.extend(second.ids());
+        let distinct: HashSet<String> = got.iter().map(|(_, id)| id.clone()).collect();
+        assert_eq!(distinct, all, "cut at {cut}: nothing is lost");
+        assert_eq!(got.len(), all.len(), "cut at {cut}: nothing comes twice");
+        assert!(second.notices("carillon.reset").is_empty());
+    }
+}
