@@ -1,6 +1,7 @@
 //! `carillon serve`: one node.
 
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +27,10 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
                 .unwrap_or_else(|_| "carillon=info,warn".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let listener = server::bind(args.listen)
-        .map_err(|error| Misconfigured(format!("cannot listen on {}: {error}", args.listen)))?;
+        .map_err(|error| Misconfigured(format!("--listen {}: cannot listen there: {error}", args.listen)))?;
     let stop = CancellationToken::new();
     if args.metrics_listen != "off" {
         tokio::spawn(metrics(&args.metrics_listen, stop.clone())?);
@@ -86,8 +88,9 @@ pub async fn serve(
 
 /// The metrics listener, on its own address.
 fn metrics(address: &str, stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let wrong =
-        |error: &dyn std::fmt::Display| Misconfigured(format!("metrics cannot listen on {address}: {error}"));
+    let wrong = |error: &dyn std::fmt::Display| {
+        Misconfigured(format!("--metrics-listen {address}: cannot listen there: {error}"))
+    };
     let parsed = address.parse().map_err(|e| wrong(&e))?;
     let listener = server::bind(parsed).map_err(|e| wrong(&e))?;
     let figures = PrometheusBuilder::new().install_recorder()?;
