@@ -19,6 +19,9 @@ impl RedisServer {
     /// Reads the URL; does not connect. Errors hold nothing of the URL, which may hold a password.
     pub fn from_url(url: &str) -> RedisResult<Self> {
         let mut url = Url::parse(url).map_err(|_| unusable("not a URL"))?;
+        if url.scheme() == "rediss" {
+            return Err(unusable("TLS is not supported"));
+        }
         let (own, rest): (Vec<_>, Vec<_>) =
             url.query_pairs().into_owned().partition(|(name, _)| name == "namespace");
         url.set_query(None);
@@ -34,9 +37,6 @@ impl RedisServer {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let info =
             info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        if !info.addr().is_supported() {
-            return Err(unusable("TLS is not supported"));
-        }
         Ok(Self { client: Client::open(info)?, namespace })
     }
 
@@ -94,5 +94,7 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
             assert!(!reason(&error).is_empty());
         }
+        let tls = RedisServer::from_url("rediss://h").err().unwrap();
+        assert_eq!(reason(&tls), "TLS is not supported");
     }
 }

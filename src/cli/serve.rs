@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use super::{Misconfigured, open_store};
 use crate::accounts::{Accounts, random_secret};
 use crate::config::ServeArgs;
+use crate::http::server::{ConnectionLimits, Ending};
 use crate::http::{Settings, health, router, server};
 use crate::node::Node;
 use crate::store::{Role, Scope, Store};
@@ -31,9 +31,9 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         .init();
     let listener = server::bind(args.listen)
         .map_err(|error| Misconfigured(format!("--listen {}: cannot listen there: {error}", args.listen)))?;
-    let stop = CancellationToken::new();
+    let ending = Ending::default();
     if args.metrics_listen != "off" {
-        tokio::spawn(metrics(&args.metrics_listen, stop.clone())?);
+        tokio::spawn(metrics(&args.metrics_listen, ending.clone())?);
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -43,21 +43,21 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    serve(args, listener, told, stop).await
+    serve(args, listener, told, ending).await
 }
 
 /// Serves on `listener` until `told`; then drains.
-pub async fn serve(
+async fn serve(
     args: ServeArgs,
     listener: TcpListener,
     told: impl Future<Output = ()>,
-    stop: CancellationToken,
+    ending: Ending,
 ) -> anyhow::Result<()> {
     let wrong = |error: &dyn std::fmt::Display| Misconfigured(error.to_string());
     let store = open_store(&args.store, args.migrate).await?;
     let option = if args.ttl_url.is_some() { "--ttl-url" } else { "--bus-url" };
     let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default())
-        .map_err(|error| Misconfigured(format!("{option}: {error}")))?;
+        .map_err(|error| Misconfigured(format!("{option}: {}", error.0)))?;
     let accounts = Accounts::new(store.clone(), ttl.clone());
     let address = listener.local_addr()?;
     if store.is_embedded() {
@@ -72,22 +72,32 @@ pub async fn serve(
     let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
     let router = router(Arc::clone(&node), store, accounts, settings)?;
     tracing::info!(%address, "listening");
-    let serving = tokio::spawn(server::serve(listener, router, args.max_connections, stop.clone()));
+    let connections = ConnectionLimits {
+        max: args.max_connections,
+        // A little longer than a stalled stream may last: that one is closed by name and counted.
+        ack_timeout: Duration::from_secs(args.stall_seconds.saturating_add(30)),
+    };
+    let serving = tokio::spawn(server::serve(listener, router, connections, ending.clone()));
     tokio::select! {
         () = told => {
             tracing::info!("draining");
+            ending.draining.cancel();
             node.drain().await;
         }
         () = node.stopped() => anyhow::bail!("a task of this node ended; see above"),
     }
-    stop.cancel();
+    ending.stop.cancel();
     serving.await.context("the accept loop failed")?;
     node.stop();
     Ok(())
 }
 
+/// Bounds on those who ask for figures.
+const METRICS_CONNECTIONS: ConnectionLimits =
+    ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
+
 /// The metrics listener, on its own address.
-fn metrics(address: &str, stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+fn metrics(address: &str, ending: Ending) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let wrong = |error: &dyn std::fmt::Display| {
         Misconfigured(format!("--metrics-listen {address}: cannot listen there: {error}"))
     };
@@ -103,7 +113,7 @@ fn metrics(address: &str, stop: CancellationToken) -> anyhow::Result<impl Future
     };
     Ok(async move {
         tokio::select! {
-            () = server::serve(listener, router, 64, stop) => {}
+            () = server::serve(listener, router, METRICS_CONNECTIONS, ending) => {}
             () = upkeep => {}
         }
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -37,6 +38,15 @@ impl<'a> From<&'a InboxEntry> for ShownEntry<'a> {
     fn from(entry: &'a InboxEntry) -> Self {
         Self { event: Shown::from(&entry.event), read_at: entry.read_at.map(rfc3339) }
     }
+}
+
+/// Serialised as it is and never as a [`Value`], which would change the publisher's data: numbers lose digits,
+/// members are sorted, and what is nested deeply is no value at all.
+#[derive(Serialize)]
+struct ShownPage<'a> {
+    entries: Vec<ShownEntry<'a>>,
+    next: Option<&'a str>,
+    cursor: &'a str,
 }
 
 /// A page of an inbox, and what to ask for next.
@@ -92,10 +102,10 @@ pub async fn list(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     params: Params,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let page = page(&store, identity.user.id, &params).await?;
-    let entries: Vec<_> = page.entries.iter().map(ShownEntry::from).collect();
-    Ok(Json(json!({ "entries": entries, "next": page.next, "cursor": page.cursor })))
+    let entries = page.entries.iter().map(ShownEntry::from).collect();
+    Ok(Json(ShownPage { entries, next: page.next.as_deref(), cursor: &page.cursor }).into_response())
 }
 
 /// `GET /api/v1/inbox/{id}`
@@ -103,9 +113,9 @@ pub async fn show(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     EventId(id): EventId,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let entry = find(&store, identity.user.id, id).await?;
-    Ok(Json(json!(ShownEntry::from(&entry))))
+    Ok(Json(ShownEntry::from(&entry)).into_response())
 }
 
 /// `GET /api/v1/inbox/counts`

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::csrf::CsrfLayer;
@@ -99,7 +99,7 @@ pub fn router(
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not know this method")
         })
         .layer(CsrfLayer::new().with_rejection_response(foreign))
-        .layer(CatchPanicLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(header("content-security-policy", CSP))
         .layer(header("x-content-type-options", "nosniff"))
         .layer(header("referrer-policy", "same-origin"))
@@ -108,6 +108,13 @@ pub fn router(
             HeaderValue::from_static("no-store"),
         ))
         .with_state(app))
+}
+
+/// A defect of ours. The panic itself is in the log.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    metrics::counter!("carillon_panics_total").increment(1);
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this node has a defect; its log says where")
+        .into_response()
 }
 
 fn header(name: &'static str, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {

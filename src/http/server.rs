@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,8 +26,6 @@ const BUFFER: usize = 8_192;
 const SEND_BUFFER: usize = 128 * 1024;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long sent bytes may stay unacknowledged before the connection counts as dead.
-const ACK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Ends the connection a request came on.
 #[derive(Debug, Clone)]
@@ -43,9 +43,28 @@ pub fn bind(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `stop`; then accepts no more, and ends when the open connections have.
-pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(max_connections));
+/// How a server ends. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// From now on each answer is the last on its connection: whoever keeps it for another request would send
+    /// that into its end.
+    pub draining: CancellationToken,
+    /// Accept no more, and close what is idle.
+    pub stop: CancellationToken,
+}
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// The most at once; more wait to be accepted.
+    pub max: usize,
+    /// How long sent bytes may stay unacknowledged, or a client's window closed, before it counts as dead.
+    pub ack_timeout: Duration,
+}
+
+/// Serves until told to stop; then ends when the open connections have.
+pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, ending: Ending) {
+    let slots = Arc::new(Semaphore::new(limits.max));
     loop {
         let accepted = async {
             let slot = slots.clone().acquire_owned().await;
@@ -53,13 +72,13 @@ pub async fn serve(listener: TcpListener, router: Router, max_connections: usize
         };
         let (slot, accepted) = tokio::select! {
             accepted = accepted => accepted,
-            () = stop.cancelled() => break,
+            () = ending.stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+                let (router, ending) = (router.clone(), ending.clone());
                 tokio::spawn(async move {
-                    connection(stream, router, stop).await;
+                    connection(stream, router, limits.ack_timeout, ending).await;
                     drop(slot);
                 });
             }
@@ -71,23 +90,31 @@ pub async fn serve(listener: TcpListener, router: Router, max_connections: usize
             }
         }
     }
-    let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
+    let all = u32::try_from(limits.max).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(3), slots.acquire_many(all)).await;
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, router: Router, ack_timeout: Duration, ending: Ending) {
     let socket = SockRef::from(&stream);
     if let Err(error) =
-        socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(ACK_TIMEOUT)))
+        socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(ack_timeout)))
     {
         tracing::debug!(%error, "a socket option was refused");
     }
     let ended = CancellationToken::new();
     let handle = Connection(ended.clone());
-    let service = router.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(handle.clone());
-        request
-    });
+    let draining = ending.draining;
+    let service = router
+        .map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(handle.clone());
+            request
+        })
+        .map_response(move |mut response: Response| {
+            if draining.is_cancelled() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -100,7 +127,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
             // A client that goes away is an everyday thing.
             _ = serving.as_mut() => return,
             () = ended.cancelled() => return,
-            () = stop.cancelled(), if !is_stopping => {
+            () = ending.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();
             }

@@ -1,11 +1,14 @@
 //! Health, figures, and how a node ends.
 
+use std::time::Instant;
+
 use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::setup::{Setup, send};
 use crate::support::DEADLINE;
 use crate::support::listener::Listener;
+use crate::support::servers::signal;
 use crate::support::wait_until;
 
 pub async fn a_node_tells_how_it_is(setup: Setup) {
@@ -31,6 +34,16 @@ pub async fn told_to_stop_a_node_ends_well(setup: Setup) {
     listener.has_all(&[published.id]).await;
     stream.until_data("last").await;
 
+    // While it drains it answers, but nobody is to send another request into the end of the connection.
+    signal(setup.node.pid(), "TERM");
+    let begun = Instant::now();
+    loop {
+        let answer = send(setup.get("/readyz")).await;
+        if answer.status == 503 {
+            break assert_eq!(answer.header("connection"), "close");
+        }
+        assert!(begun.elapsed() < DEADLINE, "it does not say that it is draining");
+    }
     let mut node = setup.node;
     let (tell, told) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || tell.send(node.terminate()));

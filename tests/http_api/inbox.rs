@@ -63,6 +63,24 @@ pub async fn pages_are_complete_and_do_not_overlap(setup: Setup) {
     assert_eq!(stream.data(), ["in between", "last"]);
 }
 
+/// The same everywhere, to the last digit: no parser of ours stands in between.
+pub async fn data_is_shown_as_it_was_sent(setup: Setup) {
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let data = [r#"{"b":1,"a":1.10,"b":2}"#, "1e999", "123456789012345678901234567890", &deep];
+    let mut stream = setup.stream(&setup.alice, "").await;
+    for data in data {
+        let body = format!(r#"{{"type":"test","to":"everyone","data":{data}}}"#);
+        let request = setup.post("/api/v1/events").bearer_auth(&setup.people.publisher);
+        let id = send(request.body(body)).await.expect(201).json()["id"].as_str().unwrap().to_owned();
+        let shown = format!(r#""data":{data},"created_at""#);
+        stream.until(data, |stream| stream.text().contains(&shown)).await;
+        for path in ["?limit=1".to_owned(), format!("/{id}")] {
+            let answer = get(&setup, &setup.alice, &path).await.expect(200);
+            assert!(answer.body.contains(&shown), "{path}: {}", answer.body);
+        }
+    }
+}
+
 pub async fn filters_choose_what_is_listed(setup: Setup) {
     let of = |event_type: &str, priority: &str, to: Value| json!({ "type": event_type, "priority": priority, "to": to, "data": format!("{event_type} {priority} {to}") });
     let alice = json!({ "user": "alice" });

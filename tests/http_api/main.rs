@@ -40,6 +40,7 @@ suite!(
     stream::resuming_gives_exactly_what_was_missed,
     stream::the_urgent_overtake_in_a_backlog,
     inbox::pages_are_complete_and_do_not_overlap,
+    inbox::data_is_shown_as_it_was_sent,
     inbox::filters_choose_what_is_listed,
     inbox::reading_is_each_users_own,
     inbox::what_is_retracted_is_gone,
