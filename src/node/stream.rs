@@ -97,15 +97,20 @@ impl Streams {
         Ok(stream)
     }
 
-    /// Reads the next page of a backlog, in the order in which it should leave.
+    /// Reads the next page of a backlog, in the order in which it should leave. `None`: the cursor is from
+    /// beyond the log.
     async fn read(
         self: Arc<Self>,
         listener: Arc<Listener>,
         cursor: Cursor,
         up_to: Position,
-    ) -> Result<Replay, StoreError> {
+    ) -> Result<Option<Replay>, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
+        // Another node may have been faster than this one, but none is ahead of the log.
+        if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
+            return Ok(None);
+        }
         let (reader, limit) = (&listener.reader, self.limits.replay_events);
         let read = |after, filter, limit| {
             let store = &self.store;
@@ -126,7 +131,7 @@ impl Streams {
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(order(&cursor, &page))
+        Ok(Some(order(&cursor, &page)))
     }
 
     /// Keeps what may be held for one stream; the rest is read again when its turn comes.
@@ -170,7 +175,7 @@ fn order(cursor: &Cursor, page: &Page) -> Replay {
     Replay { frames, end }
 }
 
-type Reading = Pin<Box<dyn Future<Output = Result<Replay, StoreError>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Result<Option<Replay>, StoreError>> + Send>>;
 
 enum Phase {
     Live,
@@ -206,7 +211,9 @@ impl EventStream {
             return self.reset(reason);
         }
         self.cursor = cursor;
-        if fence.missed_nothing || self.cursor.position >= fence.at {
+        // Whoever has seen more than this node is checked against the log: one that lost its end would have
+        // the stream leave out whatever comes up to there.
+        if self.cursor.furthest() <= fence.at && (fence.missed_nothing || self.cursor.position >= fence.at) {
             self.reach(fence.at);
         } else {
             self.replay_to(fence.at);
@@ -246,9 +253,14 @@ impl EventStream {
     }
 
     /// One page of backlog came, or the store failed.
-    fn replayed(&mut self, answer: Result<Replay, StoreError>, up_to: Position) {
+    fn replayed(&mut self, answer: Result<Option<Replay>, StoreError>, up_to: Position) {
         match answer {
-            Ok(replay) => {
+            Ok(None) => {
+                self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
+                self.phase = Phase::Live;
+                self.reset("ahead");
+            }
+            Ok(Some(replay)) => {
                 let now = self.shared.clock.now();
                 for (cursor, expires_at, body) in replay.frames {
                     if expires_at.is_none_or(|at| at > now) {
@@ -378,3 +390,7 @@ fn millis(duration: Duration) -> u64 {
 pub fn come_back_later(retry: Duration) -> String {
     retry_line(millis(retry))
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -136,13 +136,15 @@ pub async fn what_cannot_be_resumed_is_told_and_goes_on(setup: Setup) {
     let fresh = live.cursor().to_owned();
     setup.publish_to_all("before").await;
     live.until_data("before").await;
-    let (_, position) = fresh.split_once('-').unwrap();
+    let (epoch, position) = fresh.split_once('-').unwrap();
     let long = format!("{fresh}{}", "+9".repeat(1_000));
     let cases = [
         ("rubbish", "unreadable"),
         (&format!("{fresh}+"), "unreadable"),
         (&long, "unreadable"),
         (&format!("another-{position}"), "epoch"),
+        (&format!("{epoch}-99999999"), "ahead"),
+        (&format!("{fresh}+99999999"), "ahead"),
     ];
     for (cursor, reason) in cases {
         let by_header = resume(&setup, &setup.alice, cursor).await;

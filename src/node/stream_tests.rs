@@ -1,0 +1,122 @@
+use super::*;
+use crate::event::{Audience, Event, Expiry, NewEvent};
+use crate::hub::HubLimits;
+use crate::store::{Credential, Filter, Reader, StoreLimits};
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long anything may take that should take a moment.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A log in memory, and the hub of a node that has applied all of it.
+struct World {
+    store: Store,
+    hub: Arc<Hub>,
+    clock: Arc<Clock>,
+    streams: Arc<Streams>,
+}
+
+impl World {
+    async fn new(limits: StreamLimits) -> Self {
+        let store = Store::open("sqlite::memory:", &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let hub = Arc::new(Hub::new(HubLimits::default(), |_| {}));
+        let state = store.log_state().await.unwrap();
+        hub.lock().begin(&state.epoch, state.floor, state.head);
+        let clock = Arc::new(Clock::default());
+        clock.set(state.now);
+        let streams = Streams::new(hub.clone(), store.clone(), clock.clone(), limits);
+        Self { store, hub, clock, streams }
+    }
+
+    /// Appends an event for everyone; this node does not know of it yet.
+    async fn append(&self, data: &str, expiry: Expiry) -> Event {
+        let new = NewEvent {
+            id: Uuid::now_v7(),
+            event_type: "test".parse().unwrap(),
+            priority: Priority::Normal,
+            audience: Audience::Everyone,
+            data: format!("\"{data}\""),
+            expiry,
+            keep_after_read: None,
+            publisher: 1,
+            idempotency: None,
+        };
+        let position = self.store.append(&[new]).await.unwrap().events[0].position;
+        self.store.event_at(position).await.unwrap().unwrap()
+    }
+
+    async fn apply(&self, event: &Event) {
+        let epoch = self.store.log_state().await.unwrap().epoch;
+        let delivery = Arc::new(Delivery::of(&epoch, event));
+        let routes = vec![(event.position, event.audience.clone())];
+        self.hub.lock().apply(&[delivery], Some(routes), event.position);
+    }
+
+    async fn publish(&self, data: &str) -> Event {
+        let event = self.append(data, Expiry::Never).await;
+        self.apply(&event).await;
+        event
+    }
+
+    async fn open(&self, positions: Option<&str>) -> EventStream {
+        let epoch = self.store.log_state().await.unwrap().epoch;
+        let subscription = Subscription {
+            reader: Reader { user: 1, topics: vec![] },
+            filter: Filter::default(),
+            credential: Credential::Token(1),
+            connection: CancellationToken::new(),
+        };
+        let cursor = positions.map(|positions| format!("{epoch}-{positions}"));
+        self.streams.open(subscription, cursor.as_deref()).unwrap()
+    }
+}
+
+/// What the next write brings.
+async fn next(stream: &mut EventStream) -> String {
+    let frame = timeout(DEADLINE, stream.frame()).await.expect("nothing comes").unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+/// Everything up to and with the write that brings `last`.
+async fn until(stream: &mut EventStream, last: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(last) {
+        all += &next(stream).await;
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_cursor_beyond_the_log_is_told_and_what_comes_then_arrives() {
+    for positions in ["999", "1+999", "9223372036854775807"] {
+        let world = World::new(StreamLimits::default()).await;
+        world.publish("before").await;
+        let mut stream = world.open(Some(positions)).await;
+        let reset = until(&mut stream, "\n\n").await + &until(&mut stream, "carillon.reset").await;
+        assert!(reset.contains(r#""reason":"ahead""#), "{positions}: {reset}");
+        world.publish("after").await;
+        let rest = until(&mut stream, "after").await;
+        assert!(rest.contains("-2\ndata:"), "{positions}: {rest}");
+    }
+}
+
+/// Another node was faster: that is no reason to begin again.
+#[tokio::test]
+async fn a_cursor_beyond_what_this_node_has_applied_is_resumed() {
+    let world = World::new(StreamLimits::default()).await;
+    let (first, second) =
+        (world.append("first", Expiry::Never).await, world.append("second", Expiry::Never).await);
+    let mut stream = world.open(Some("1")).await;
+    let mut overtaken = world.open(Some("0+2")).await;
+    for event in [&first, &second] {
+        world.apply(event).await;
+    }
+    world.publish("third").await;
+    let all = until(&mut stream, "third").await;
+    assert!(!all.contains("reset") && !all.contains("first") && all.contains("second"), "{all}");
+    let all = until(&mut overtaken, "third").await;
+    assert!(!all.contains("reset") && all.contains("first") && !all.contains("second"), "{all}");
+}
