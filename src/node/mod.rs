@@ -127,9 +127,11 @@ impl Node {
         bus.subscribe(message::GLOBAL);
         bus.subscribe(&message::node_channel(&name));
         let (epoch, known_epoch) = watch::channel(None);
+        let mut tasks = JoinSet::new();
         let node = Arc::new(Self {
             streams: Streams::new(hub.clone(), store.clone(), clock.clone(), limits.stream.clone()),
             publisher: Publisher::start(
+                &mut tasks,
                 store.clone(),
                 bus.clone(),
                 ttl.clone(),
@@ -148,7 +150,6 @@ impl Node {
             epoch,
             stop: CancellationToken::new(),
         });
-        let mut tasks = JoinSet::new();
         tasks.spawn(subscriber::run(node.clone(), events));
         housekeeping::spawn(&node, &mut tasks);
         tokio::spawn(supervise(node.stop.clone(), tasks));
