@@ -251,3 +251,6 @@ impl Node {
         self.stop.cancelled().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
