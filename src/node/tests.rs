@@ -1,8 +1,10 @@
 use super::*;
+use crate::event::{Audience, Expiry, NewEvent, Priority};
 use crate::store::StoreLimits;
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// How long anything may take that should take a moment.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -55,4 +57,28 @@ async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
     world.until("the damage is noticed", |node| !node.unready().is_empty()).await;
     world.execute("update log_state set floor = 0").await;
     world.until("the node is ready again", |node| node.unready().is_empty()).await;
+}
+
+/// Nobody's own clock decides what is old.
+#[tokio::test]
+async fn retention_goes_by_the_databases_clock() {
+    let retire_every = Duration::from_millis(20);
+    let reconcile_every = Duration::from_secs(3_600);
+    let world = World::new(NodeLimits { retire_every, reconcile_every, ..NodeLimits::default() }).await;
+    let event = NewEvent {
+        id: Uuid::now_v7(),
+        event_type: "test".parse().unwrap(),
+        priority: Priority::Normal,
+        audience: Audience::Everyone,
+        data: "1".into(),
+        expiry: Expiry::Never,
+        keep_after_read: None,
+        publisher: 1,
+        idempotency: None,
+    };
+    let position = world.node.store.append(&[event]).await.unwrap().events[0].position;
+    let far = world.node.clock.now() + 100 * 365 * 86_400_000;
+    world.node.clock.set(far);
+    world.until("the node asks what time it is", |node| node.clock.now() < far).await;
+    assert!(world.node.store.event_at(position).await.unwrap().is_some(), "it was removed as old");
 }
