@@ -291,6 +291,29 @@ async fn a_frozen_redis_is_noticed_by_its_silence() {
     works_again(&mut member, &url, "channel").await;
 }
 
+/// Requests end with a notice on the bus: only the first are to wait for one that does not answer.
+#[tokio::test]
+async fn a_frozen_redis_keeps_nobody_waiting_again_and_again() {
+    let server = RedisServer::start(&[]).await;
+    let deadline = Duration::from_secs(1);
+    let mut member = Member::with(&server.url(""), &BusLimits { deadline, ..quick() });
+    member.subscribe("channel").await;
+    member.publish(&[("channel", b"x")]).await;
+    server.pause();
+    assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+    // Longer than several attempts at a connection take.
+    let begun = Instant::now();
+    while begun.elapsed() < deadline * 4 {
+        let called = Instant::now();
+        assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+        assert!(called.elapsed() < deadline / 2, "publishing took {:?}", called.elapsed());
+        sleep(Duration::from_millis(5)).await;
+    }
+    server.resume();
+    member.until(&BusEvent::Gap).await;
+    works_again(&mut member, &server.url(""), "channel").await;
+}
+
 #[tokio::test]
 async fn a_connection_ended_by_the_server_is_a_gap() {
     let server = RedisServer::start(&[]).await;
