@@ -5,7 +5,7 @@
 
 mod listener;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,6 +16,9 @@ use crate::event::frame::control_body;
 use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
 use crate::store::Credential;
 pub use listener::{Closing, Item, Listener, Subscription, Taken};
+
+/// How many events are remembered that were taken back before they came.
+const MAX_RETRACTED: usize = 1_024;
 
 /// Bounds on what listeners may cost.
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ pub struct Routing {
     /// Everything above it and up to `applied` is in the ring.
     ring_floor: Position,
     ring_limit: usize,
+    /// Taken back, above `applied`.
+    retracted: BTreeSet<Position>,
 }
 
 /// Where a listener stands when it has just been registered or has caught breath.
@@ -107,6 +112,7 @@ impl Hub {
             ring: VecDeque::new(),
             ring_floor: 0,
             ring_limit: limits.ring,
+            retracted: BTreeSet::new(),
         };
         Self {
             routing: Mutex::new(routing),
@@ -251,10 +257,11 @@ impl HubGuard<'_> {
         routes: Option<Vec<(Position, Audience)>>,
         applied: Position,
     ) {
-        for event in events {
-            self.routing.route(event);
-        }
         let routing = &mut *self.routing;
+        for event in events.iter().filter(|event| !routing.retracted.contains(&event.position())) {
+            routing.route(event);
+        }
+        routing.retracted = routing.retracted.split_off(&(applied + 1));
         match routes {
             Some(routes) => routing.ring.extend(routes),
             None => {
@@ -278,6 +285,7 @@ impl HubGuard<'_> {
         if routing.epoch.as_ref() != Some(epoch) {
             routing.listeners.values().for_each(|l| l.close(Closing::Reconnect));
             routing.ring.clear();
+            routing.retracted.clear();
             routing.epoch = Some(epoch.clone());
             routing.applied = applied;
             routing.reading = applied;
@@ -295,7 +303,27 @@ impl HubGuard<'_> {
 
     /// Takes an event that nobody may see any more out of the queues it waits in.
     pub fn forget(&self, audience: &Audience, position: Position) {
-        self.routing.each(audience, |listener| listener.forget(position));
+        self.routing.each(audience, |listener| listener.forget(|at| at == position));
+    }
+
+    /// Takes an event that its publisher has taken back out of the queues, or keeps it from coming: the word of
+    /// it may be faster than the event.
+    pub fn retract(&mut self, audience: &Audience, position: Position) {
+        self.forget(audience, position);
+        if position > self.routing.applied {
+            self.routing.retracted.insert(position);
+            if self.routing.retracted.len() > MAX_RETRACTED {
+                // The furthest is the likeliest to be read from the store, which knows.
+                self.routing.retracted.pop_last();
+                metrics::counter!("carillon_retractions_dropped_total").increment(1);
+            }
+        }
+    }
+
+    /// Takes everything that `user` has read, up to here, out of the queues of their streams.
+    pub fn forget_up_to(&self, user: UserId, position: Position) {
+        let of_user = self.routing.by_user.get(&user);
+        of_user.into_iter().flatten().for_each(|listener| listener.forget(|at| at <= position));
     }
 
     /// The audience of a position still in the ring.

@@ -127,6 +127,35 @@ fn who_registers_during_a_read_replays_that_far() {
 }
 
 #[test]
+fn what_was_read_up_to_here_no_longer_waits_for_its_reader() {
+    let hub = hub(HubLimits::default());
+    let (reader, other) = (join(&hub, 1).0, join(&hub, 2).0);
+    for position in 11..=13 {
+        apply(&hub, &event(position, Audience::Everyone, Priority::Normal));
+    }
+    hub.lock().forget_up_to(1, 12);
+    assert_eq!((take(&reader), take(&other)), (vec![13], vec![11, 12, 13]));
+}
+
+/// The word of it may be faster than the event: they come from different nodes.
+#[test]
+fn what_was_taken_back_before_it_came_is_not_delivered() {
+    let hub = hub(HubLimits::default());
+    let (early, _) = join(&hub, 1);
+    hub.lock().retract(&Audience::Everyone, 12);
+    let (late, _) = join(&hub, 2);
+    for position in 11..=13 {
+        apply(&hub, &event(position, Audience::Everyone, Priority::Normal));
+    }
+    assert_eq!((take(&early), take(&late)), (vec![11, 13], vec![11, 13]));
+    assert!(hub.lock().routing.retracted.is_empty(), "what has gone by is not kept");
+    for position in 100..10_000 {
+        hub.lock().retract(&Audience::Everyone, position);
+    }
+    assert!(hub.lock().routing.retracted.len() <= MAX_RETRACTED);
+}
+
+#[test]
 fn interest_is_told_once_for_the_first_and_the_last() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let log = told.clone();

@@ -147,12 +147,13 @@ impl Subscriber {
                 guard.notify(&audience, "carillon.read", &json!({ "position": position, "read": read }));
             }
             Notice::ReadUpTo { user, up_to } => {
-                let audience = Audience::Users(vec![user]);
-                hub.lock().notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
+                let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
+                guard.forget_up_to(user, up_to);
+                guard.notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
             }
             Notice::Retracted { position, audience } => {
-                let guard = hub.lock();
-                guard.forget(&audience, position);
+                let mut guard = hub.lock();
+                guard.retract(&audience, position);
                 guard.notify(&audience, "carillon.retract", &json!({ "position": position }));
             }
             Notice::Ended(credentials) => hub.end(&credentials),
