@@ -160,9 +160,4 @@ impl Delivery {
     pub fn position(&self) -> Position {
         self.head.position
     }
-
-    /// Whether it has ended for everyone.
-    pub fn has_expired(&self, now: Millis) -> bool {
-        self.head.expires_at.is_some_and(|at| at <= now)
-    }
 }

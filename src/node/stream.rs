@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use super::clock::Clock;
 use crate::event::backlog::leave_order;
 use crate::event::frame::{control_body, id_line, retry_line};
-use crate::event::{Cursor, Delivery, Event, Position, Priority};
+use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
 use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
 use crate::store::{Filter, Page, Store, StoreError};
 
@@ -93,7 +93,7 @@ impl Streams {
             None => {}
         }
         let hello = format!("{}{}", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
-        stream.out.push_front(hello.into());
+        stream.out.push_front(Ready::Frame(hello.into()));
         Ok(stream)
     }
 
@@ -151,7 +151,7 @@ impl Streams {
 
 /// A page of backlog, ready to leave.
 struct Replay {
-    frames: Vec<(Cursor, Option<i64>, String)>,
+    frames: Vec<(Cursor, Option<Millis>, String)>,
     end: Cursor,
 }
 
@@ -185,14 +185,21 @@ enum Phase {
     Ended,
 }
 
+/// What waits for the socket.
+enum Ready {
+    /// An event, and when it ends.
+    Event(Bytes, Option<Millis>),
+    /// Something of the stream's own.
+    Frame(Bytes),
+}
+
 /// One stream: the body of its response.
 pub struct EventStream {
     shared: Arc<Streams>,
     listener: Arc<Listener>,
     /// What has been handed to the connection.
     cursor: Cursor,
-    /// Ready to be written.
-    out: VecDeque<Bytes>,
+    out: VecDeque<Ready>,
     phase: Phase,
 }
 
@@ -241,7 +248,7 @@ impl EventStream {
 
     fn notice(&mut self, body: &str) {
         let frame = format!("{}{body}", id_line(&self.cursor));
-        self.out.push_back(frame.into());
+        self.out.push_back(Ready::Frame(frame.into()));
     }
 
     /// Ends the stream with a last word, if there is one.
@@ -261,13 +268,9 @@ impl EventStream {
                 self.reset("ahead");
             }
             Ok(Some(replay)) => {
-                let now = self.shared.clock.now();
-                for (cursor, expires_at, body) in replay.frames {
-                    if expires_at.is_none_or(|at| at > now) {
-                        self.out.push_back(format!("{}{body}", id_line(&cursor)).into());
-                        metrics::counter!("carillon_deliveries_total").increment(1);
-                    }
-                }
+                self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
+                    Ready::Event(format!("{}{body}", id_line(&cursor)).into(), expires_at)
+                }));
                 self.cursor = replay.end;
                 if self.cursor.position >= up_to {
                     self.reach(up_to);
@@ -289,44 +292,53 @@ impl EventStream {
         }
     }
 
-    /// Live items came: one buffer for all of them.
+    /// Live items came.
     fn flush(&mut self, items: VecDeque<Item>) {
-        let now = self.shared.clock.now();
-        let mut sent = 0;
         for item in items {
             match item {
                 Item::Notice(body) => self.notice(&body),
-                Item::Event(event) if self.cursor.has_seen(event.position()) || event.has_expired(now) => {
-                    self.reach(event.position());
-                }
+                Item::Event(event) if self.cursor.has_seen(event.position()) => self.reach(event.position()),
                 Item::Event(event) => {
                     self.reach(event.position());
-                    sent += 1;
-                    if self.cursor.overtaken.is_empty() {
-                        self.out.push_back(event.frame.bytes().clone());
+                    let bytes = if self.cursor.overtaken.is_empty() {
+                        event.frame.bytes().clone()
                     } else {
-                        self.out.push_back(Bytes::from(id_line(&self.cursor)));
-                        self.out.push_back(event.frame.bytes().slice_ref(event.frame.body()));
-                    }
+                        [id_line(&self.cursor).as_bytes(), event.frame.body()].concat().into()
+                    };
+                    self.out.push_back(Ready::Event(bytes, event.head.expires_at));
                 }
             }
         }
-        metrics::counter!("carillon_deliveries_total").increment(sent);
     }
 
     /// The next bytes for the socket: shared as they are if one frame waits, joined if several do.
     fn next_write(&mut self) -> Option<Bytes> {
-        let first = self.out.pop_front()?;
-        if self.out.is_empty() {
+        let (now, mut events) = (self.shared.clock.now(), 0);
+        // Asked of each as it leaves: behind a slow client it may have waited for long.
+        let mut next = |out: &mut VecDeque<Ready>| loop {
+            match out.pop_front()? {
+                Ready::Event(_, Some(expires_at)) if expires_at <= now => {}
+                Ready::Event(bytes, _) => {
+                    events += 1;
+                    return Some(bytes);
+                }
+                Ready::Frame(bytes) => return Some(bytes),
+            }
+        };
+        let first = next(&mut self.out)?;
+        let write = if self.out.is_empty() {
             self.out = VecDeque::new();
-            return Some(first);
-        }
-        let mut joined = BytesMut::from(&first[..]);
-        while joined.len() < self.shared.limits.write_bytes {
-            let Some(next) = self.out.pop_front() else { break };
-            joined.extend_from_slice(&next);
-        }
-        Some(joined.freeze())
+            first
+        } else {
+            let mut joined = BytesMut::from(&first[..]);
+            while joined.len() < self.shared.limits.write_bytes {
+                let Some(more) = next(&mut self.out) else { break };
+                joined.extend_from_slice(&more);
+            }
+            joined.freeze()
+        };
+        metrics::counter!("carillon_deliveries_total").increment(events);
+        Some(write)
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -348,9 +360,11 @@ impl EventStream {
                 }
                 Poll::Ready(Taken::Heartbeat) if is_live => {
                     self.reach(applied);
-                    self.out.push_back(format!("{}\n", id_line(&self.cursor)).into());
+                    self.out.push_back(Ready::Frame(format!("{}\n", id_line(&self.cursor)).into()));
                 }
-                Poll::Ready(Taken::Heartbeat) => self.out.push_back(Bytes::from_static(b":\n\n")),
+                Poll::Ready(Taken::Heartbeat) => {
+                    self.out.push_back(Ready::Frame(Bytes::from_static(b":\n\n")))
+                }
                 Poll::Ready(Taken::Close(closing)) => self.close(closing),
                 Poll::Pending => {
                     let Phase::Replaying(reading, up_to) = &mut self.phase else { return Poll::Pending };

@@ -120,3 +120,24 @@ async fn a_cursor_beyond_what_this_node_has_applied_is_resumed() {
     let all = until(&mut overtaken, "third").await;
     assert!(!all.contains("reset") && all.contains("first") && !all.contains("second"), "{all}");
 }
+
+/// A slow client may leave it waiting for long.
+#[tokio::test]
+async fn what_expires_while_it_waits_for_the_socket_does_not_leave() {
+    let world = World::new(StreamLimits { write_bytes: 1, ..StreamLimits::default() }).await;
+    let now = world.store.log_state().await.unwrap().now;
+    let (far, later) = (Expiry::At(now + 3_600_000), now + 3_600_001);
+    let mut live = world.open(None).await;
+    for (data, expiry) in [("first", Expiry::Never), ("passing", far), ("last", Expiry::Never)] {
+        let event = world.append(data, expiry).await;
+        world.apply(&event).await;
+    }
+    let mut replayed = world.open(Some("0")).await;
+    for stream in [&mut live, &mut replayed] {
+        world.clock.set(now);
+        until(stream, "first").await;
+        world.clock.set(later);
+        let rest = until(stream, "last").await;
+        assert!(!rest.contains("passing"), "{rest}");
+    }
+}
