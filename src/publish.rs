@@ -116,8 +116,7 @@ impl Room {
 
 /// What an event takes in memory, about.
 fn size(data: &str, audience: &Audience) -> usize {
-    let recipients = if let Audience::Users(users) = audience { users.len() } else { 0 };
-    data.len() + size_of::<UserId>() * recipients + size_of::<Event>()
+    data.len() + size_of::<UserId>() * audience.recipients() + size_of::<Event>()
 }
 
 /// One node's way into the log. Cheap to clone.

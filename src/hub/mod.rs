@@ -29,13 +29,21 @@ pub struct HubLimits {
     pub queue_bytes: usize,
     /// How many routes are remembered, to tell a reconnecting listener at once that it missed nothing.
     pub ring: usize,
+    /// How many recipients these routes may name in all.
+    pub ring_recipients: usize,
     /// The most streams of one user on this node.
     pub streams_per_user: usize,
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        Self { queue_events: 256, queue_bytes: 256 * 1024, ring: 65_536, streams_per_user: 64 }
+        Self {
+            queue_events: 256,
+            queue_bytes: 256 * 1024,
+            ring: 65_536,
+            ring_recipients: 1 << 20,
+            streams_per_user: 64,
+        }
     }
 }
 
@@ -68,9 +76,10 @@ pub struct Routing {
     by_user: HashMap<UserId, Vec<Arc<Listener>>>,
     by_topic: HashMap<Topic, Vec<Arc<Listener>>>,
     ring: VecDeque<(Position, Audience)>,
+    /// How many recipients the ring names.
+    ring_recipients: usize,
     /// Everything above it and up to `applied` is in the ring.
     ring_floor: Position,
-    ring_limit: usize,
     /// Taken back, above `applied`.
     retracted: BTreeSet<Position>,
 }
@@ -110,8 +119,8 @@ impl Hub {
             by_user: HashMap::new(),
             by_topic: HashMap::new(),
             ring: VecDeque::new(),
+            ring_recipients: 0,
             ring_floor: 0,
-            ring_limit: limits.ring,
             retracted: BTreeSet::new(),
         };
         Self {
@@ -263,15 +272,8 @@ impl HubGuard<'_> {
         }
         routing.retracted = routing.retracted.split_off(&(applied + 1));
         match routes {
-            Some(routes) => routing.ring.extend(routes),
-            None => {
-                routing.ring.clear();
-                routing.ring_floor = applied;
-            }
-        }
-        while routing.ring.len() > routing.ring_limit {
-            routing.ring_floor =
-                routing.ring.pop_front().map_or(routing.ring_floor, |(position, _)| position);
+            Some(routes) => routing.remember(routes, &self.hub.limits),
+            None => routing.forget_routes(applied),
         }
         routing.applied = applied;
         // After the queues: a listener that finds its queue empty may then say it has seen up to here.
@@ -284,12 +286,11 @@ impl HubGuard<'_> {
         let routing = &mut *self.routing;
         if routing.epoch.as_ref() != Some(epoch) {
             routing.listeners.values().for_each(|l| l.close(Closing::Reconnect));
-            routing.ring.clear();
+            routing.forget_routes(applied);
             routing.retracted.clear();
             routing.epoch = Some(epoch.clone());
             routing.applied = applied;
             routing.reading = applied;
-            routing.ring_floor = applied;
             self.hub.applied.store(applied, Ordering::Release);
         }
         routing.floor = floor;
@@ -359,6 +360,23 @@ impl Routing {
 
     fn route(&self, event: &Arc<Delivery>) {
         self.each(&event.head.audience, |listener| listener.offer(event));
+    }
+
+    fn remember(&mut self, routes: Vec<(Position, Audience)>, limits: &HubLimits) {
+        self.ring_recipients += routes.iter().map(|(_, audience)| audience.recipients()).sum::<usize>();
+        self.ring.extend(routes);
+        while self.ring.len() > limits.ring || self.ring_recipients > limits.ring_recipients {
+            let Some((position, audience)) = self.ring.pop_front() else { return };
+            self.ring_recipients -= audience.recipients();
+            self.ring_floor = position;
+        }
+    }
+
+    /// What lies at or below `floor` is no longer known.
+    fn forget_routes(&mut self, floor: Position) {
+        self.ring.clear();
+        self.ring_recipients = 0;
+        self.ring_floor = floor;
     }
 
     fn fence(&self, listener: &Arc<Listener>, cursor: Option<&Cursor>) -> Fence {

@@ -115,6 +115,25 @@ fn the_ring_tells_who_missed_nothing() {
 }
 
 #[test]
+fn the_ring_is_bounded_in_recipients_too() {
+    let hub = hub(HubLimits { ring: 100, ring_recipients: 10, ..HubLimits::default() });
+    for position in 11..=20 {
+        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+    }
+    assert_eq!(hub.lock().routing.ring.len(), 2);
+    let missed = |cursor: &str| {
+        let cursor: Cursor = cursor.parse().unwrap();
+        !hub.register(wish(9), Some(&cursor)).unwrap().1.missed_nothing
+    };
+    assert!(!missed("e-18") && missed("e-17"));
+    hub.lock().apply(&[], None, 30);
+    for position in 31..=32 {
+        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+    }
+    assert_eq!(hub.lock().routing.ring.len(), 2, "what was cleared no longer counts");
+}
+
+#[test]
 fn who_registers_during_a_read_replays_that_far() {
     let hub = hub(HubLimits::default());
     hub.lock().reading(20);
