@@ -92,7 +92,7 @@ impl Streams {
             Some(Err(_)) => stream.reset("unreadable"),
             None => {}
         }
-        let hello = format!("{}{}", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
+        let hello = format!("{}{}\n", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
         stream.out.push_front(Ready::Frame(hello.into()));
         Ok(stream)
     }
@@ -400,9 +400,9 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The answer to a stream that cannot be opened now: an empty one, since anything but a 200 ends an
-/// `EventSource` for good.
-pub fn come_back_later(retry: Duration) -> String {
-    retry_line(millis(retry))
+/// `EventSource` for good. The reason stands in a comment, for people who look.
+pub fn come_back_later(retry: Duration, reason: &str) -> String {
+    format!("{}: {reason}\n\n", retry_line(millis(retry)))
 }
 
 #[cfg(test)]
