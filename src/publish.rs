@@ -17,6 +17,7 @@ use crate::event::{
     Audience, Cursor, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic,
     UserId,
 };
+use crate::hub::Hub;
 use crate::store::{Appended, AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 
@@ -133,6 +134,7 @@ impl Publisher {
     pub fn start(
         tasks: &mut JoinSet<()>,
         store: Store,
+        hub: Arc<Hub>,
         bus: Bus,
         ttl: Ttl,
         epoch: watch::Receiver<Option<Epoch>>,
@@ -142,7 +144,8 @@ impl Publisher {
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let announcements =
             Announcements { queue: announcements, room: Room::new(limits.announcement_bytes) };
-        tasks.spawn(write(store.clone(), inbox, announcements, limits.append));
+        let log = Log { store: store.clone(), hub, epoch: epoch.clone() };
+        tasks.spawn(write(log, inbox, announcements, limits.append));
         tasks.spawn(announce(epoch, bus, ttl, committed));
         Self { store, requests, room: Room::new(limits.queue_bytes) }
     }
@@ -257,13 +260,32 @@ impl Announcements {
     }
 }
 
-/// The one writer: takes whatever waits, up to a bound, and appends it.
-async fn write(
+/// The log, as the writer sees it.
+struct Log {
     store: Store,
-    mut inbox: mpsc::Receiver<Request>,
-    announcements: Announcements,
-    append: usize,
-) {
+    hub: Arc<Hub>,
+    epoch: watch::Receiver<Option<Epoch>>,
+}
+
+impl Log {
+    async fn append(&self, events: &[NewEvent]) -> Result<Appended, StoreError> {
+        let (epoch, applied) = (self.epoch.borrow().clone(), self.hub.applied());
+        let appended = self.store.append(events).await?;
+        if let Some(epoch) = epoch.filter(|_| appended.previous < applied) {
+            // It has lost its end. Whoever looks at the head later may find it grown past that place again, and
+            // the new events up to there would count as delivered.
+            tracing::error!("the log has lost events that were delivered: beginning a new epoch");
+            metrics::counter!("carillon_history_lost_total").increment(1);
+            if let Err(error) = self.store.renew_epoch(&epoch).await {
+                tracing::error!(%error, "the epoch could not be renewed: new events may not be delivered");
+            }
+        }
+        Ok(appended)
+    }
+}
+
+/// The one writer: takes whatever waits, up to a bound, and appends it.
+async fn write(log: Log, mut inbox: mpsc::Receiver<Request>, announcements: Announcements, append: usize) {
     let mut held: Option<Request> = None;
     loop {
         let Some(first) = (match held.take() {
@@ -283,16 +305,16 @@ async fn write(
             size += next.events.len();
             batch.push(next);
         }
-        write_batch(&store, batch, &announcements).await;
+        write_batch(&log, batch, &announcements).await;
     }
 }
 
-async fn write_batch(store: &Store, mut batch: Vec<Request>, announcements: &Announcements) {
+async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) {
     let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
     let events: Vec<NewEvent> =
         batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
     metrics::counter!("carillon_appends_total").increment(1);
-    let appended = match store.append(&events).await {
+    let appended = match log.append(&events).await {
         Ok(appended) => appended,
         Err(error) => {
             metrics::counter!("carillon_append_failures_total").increment(1);

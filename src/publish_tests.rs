@@ -1,6 +1,7 @@
 use super::*;
 use crate::bus::BusLimits;
 use crate::event::{Expiry, Priority};
+use crate::hub::HubLimits;
 use crate::store::StoreLimits;
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
@@ -19,11 +20,19 @@ fn draft(bytes: usize) -> Draft {
 async fn start(store_url: &str, limits: &PublishLimits) -> (Publisher, JoinSet<()>) {
     let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
     store.migrate().await.unwrap();
+    start_at(store, 0, limits).await
+}
+
+/// The publisher of a node that has delivered everything up to `applied`.
+async fn start_at(store: Store, applied: Position, limits: &PublishLimits) -> (Publisher, JoinSet<()>) {
+    let hub = Arc::new(Hub::new(HubLimits::default(), |_| {}));
+    let history = store.log_state().await.unwrap().epoch;
+    hub.lock().begin(&history, 0, applied);
     let (bus, _) = Bus::open("memory:", &BusLimits::default()).unwrap();
     let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
     let mut tasks = JoinSet::new();
-    let epoch = watch::channel(None).1;
-    (Publisher::start(&mut tasks, store, bus, ttl, epoch, limits), tasks)
+    let epoch = watch::channel(Some(history)).1;
+    (Publisher::start(&mut tasks, store, hub, bus, ttl, epoch, limits), tasks)
 }
 
 #[tokio::test]
@@ -86,4 +95,21 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
     drop(committed.try_recv());
     announcements.offer(5, vec![event(6)]);
     assert_eq!(committed.len(), 2, "what was announced makes room");
+}
+
+/// It may have grown past that place again before anybody asks where it ends.
+#[tokio::test]
+async fn a_log_that_ends_before_what_was_delivered_gets_a_new_epoch() {
+    for (applied, is_lost) in [(1, false), (2, true)] {
+        let store = Store::open("sqlite::memory:", &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let (publisher, _tasks) = start_at(store.clone(), 0, &PublishLimits::default()).await;
+        publisher.publish(1, vec![draft(1)], None).await.unwrap();
+        let before = store.log_state().await.unwrap().epoch;
+        let (publisher, _tasks) = start_at(store.clone(), applied, &PublishLimits::default()).await;
+        publisher.publish(1, vec![draft(1), draft(1), draft(1)], None).await.unwrap();
+        // Written after what it is about was looked at.
+        publisher.publish(1, vec![draft(1)], None).await.unwrap();
+        assert_eq!(store.log_state().await.unwrap().epoch != before, is_lost);
+    }
 }

@@ -133,6 +133,7 @@ impl Node {
             publisher: Publisher::start(
                 &mut tasks,
                 store.clone(),
+                hub.clone(),
                 bus.clone(),
                 ttl.clone(),
                 known_epoch,
