@@ -97,19 +97,18 @@ impl Streams {
         Ok(stream)
     }
 
-    /// Reads the next page of a backlog, in the order in which it should leave. `None`: the cursor is from
-    /// beyond the log.
+    /// Reads the next page of a backlog, in the order in which it should leave.
     async fn read(
         self: Arc<Self>,
         listener: Arc<Listener>,
         cursor: Cursor,
         up_to: Position,
-    ) -> Result<Option<Replay>, StoreError> {
+    ) -> Result<Backlog, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
         // Another node may have been faster than this one, but none is ahead of the log.
         if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
-            return Ok(None);
+            return Ok(Backlog::Lost("ahead"));
         }
         let (reader, limit) = (&listener.reader, self.limits.replay_events);
         let read = |after, filter, limit| {
@@ -118,6 +117,13 @@ impl Streams {
         };
         metrics::counter!("carillon_replay_reads_total").increment(1);
         let mut page = read(cursor.position, &listener.filter, limit).await?;
+        let floor = match page.floor {
+            Some(floor) => floor,
+            None => self.store.log_state().await?.floor,
+        };
+        if cursor.position < floor {
+            return Ok(Backlog::Lost("retention"));
+        }
         page.events.retain(|event| !cursor.has_seen(event.position));
         self.bound(&mut page);
         let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
@@ -131,7 +137,7 @@ impl Streams {
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(Some(order(&cursor, &page)))
+        Ok(Backlog::Page(order(&cursor, &page)))
     }
 
     /// Keeps what may be held for one stream; the rest is read again when its turn comes.
@@ -147,6 +153,14 @@ impl Streams {
             page.end = page.events[keep - 1].position;
         }
     }
+}
+
+/// What a read of the backlog brings.
+enum Backlog {
+    /// The next of it.
+    Page(Replay),
+    /// What came next is not in the log any more, or never was; why.
+    Lost(&'static str),
 }
 
 /// A page of backlog, ready to leave.
@@ -175,7 +189,7 @@ fn order(cursor: &Cursor, page: &Page) -> Replay {
     Replay { frames, end }
 }
 
-type Reading = Pin<Box<dyn Future<Output = Result<Option<Replay>, StoreError>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Result<Backlog, StoreError>> + Send>>;
 
 enum Phase {
     Live,
@@ -260,14 +274,14 @@ impl EventStream {
     }
 
     /// One page of backlog came, or the store failed.
-    fn replayed(&mut self, answer: Result<Option<Replay>, StoreError>, up_to: Position) {
+    fn replayed(&mut self, answer: Result<Backlog, StoreError>, up_to: Position) {
         match answer {
-            Ok(None) => {
+            Ok(Backlog::Lost(reason)) => {
                 self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
                 self.phase = Phase::Live;
-                self.reset("ahead");
+                self.reset(reason);
             }
-            Ok(Some(replay)) => {
+            Ok(Backlog::Page(replay)) => {
                 self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
                     Ready::Event(format!("{}{body}", id_line(&cursor)).into(), expires_at)
                 }));

@@ -141,3 +141,26 @@ async fn what_expires_while_it_waits_for_the_socket_does_not_leave() {
         assert!(!rest.contains("passing"), "{rest}");
     }
 }
+
+/// It may pass a slow listener between two pages, and this node hears of it later.
+#[tokio::test]
+async fn what_retention_removes_during_a_replay_is_told() {
+    let world = World::new(StreamLimits { replay_events: 1, ..StreamLimits::default() }).await;
+    for data in ["first", "second", "third", "fourth"] {
+        world.publish(data).await;
+    }
+    let mut stream = world.open(Some("0")).await;
+    let begin = until(&mut stream, "first").await;
+    assert!(!begin.contains("second"), "{begin}");
+    let far = world.store.log_state().await.unwrap().now + 1;
+    assert_eq!(world.store.retire(far, 3).await.unwrap(), 3);
+    let rest = until(&mut stream, "reset").await;
+    assert!(rest.contains(r#""reason":"retention""#), "{rest}");
+    world.publish("after").await;
+    let rest = until(&mut stream, "after").await;
+    assert!(rest.contains("-5\ndata:"), "{rest}");
+
+    assert_eq!(world.store.retire(far + 3_600_000, 3).await.unwrap(), 2);
+    let mut empty = world.open(Some("1")).await;
+    until(&mut empty, r#""reason":"retention""#).await;
+}

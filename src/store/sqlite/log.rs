@@ -52,7 +52,7 @@ const LOG_STATE: &str = concat!(
 );
 const READ_FOR_NODE: &str = concat!(
     scanned!(),
-    " select s.position as scanned, ",
+    " select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", ",
     whole_audience!(),
@@ -63,7 +63,7 @@ const READ_FOR_NODE: &str = concat!(
 );
 const READ_FOR_READER: &str = concat!(
     scanned!(),
-    " select s.position as scanned, ",
+    " select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", ?3 as recipients
       from scanned s
@@ -290,8 +290,9 @@ fn page(rows: &[SqliteRow], after: Position, up_to: Position, limit: u32) -> Res
         None if is_cut => after,
         _ => up_to.max(after),
     };
+    let floor = rows.first().map(|row| row.try_get("floor")).transpose().map_err(failed)?;
     let is_wanted = |row: &&SqliteRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    Ok(Page { events: rows.iter().filter(is_wanted).map(event_of).collect::<Result<_>>()?, end })
+    Ok(Page { events: rows.iter().filter(is_wanted).map(event_of).collect::<Result<_>>()?, end, floor })
 }
 
 async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
