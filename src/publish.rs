@@ -390,5 +390,4 @@ async fn announce(
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-#[path = "publish_tests.rs"]
 mod tests;
