@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carillon::bus::{Bus, BusEvent, BusLimits};
+use carillon::bus::{Bus, BusEvent, BusEvents, BusLimits};
 use support::servers::{RedisServer, redis_url};
 use support::{DEADLINE, wait_until};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -38,7 +37,7 @@ suite!(
 /// One node's end of the bus.
 struct Member {
     bus: Bus,
-    events: mpsc::Receiver<BusEvent>,
+    events: BusEvents,
 }
 
 impl Member {
@@ -176,8 +175,12 @@ async fn thousands_of_channels_are_subscribed(url: &str) {
 }
 
 async fn an_overrun_is_a_gap_that_is_told(url: &str) {
+    overrun(url, BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() }).await;
+    overrun(url, BusLimits { queue_bytes: 64, deadline: DEADLINE, ..BusLimits::default() }).await;
+}
+
+async fn overrun(url: &str, limits: BusLimits) {
     let channel = name("channel");
-    let limits = BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() };
     let (mut slow, sender) = (Member::with(url, &limits), Member::open(url));
     slow.subscribe(&channel).await;
     for n in 0..500_u32 {

@@ -9,11 +9,11 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, RedisError, Value};
 use bytes::Bytes;
 use rand::RngExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::inbox::{Inbox, inbox};
-use super::{BusError, BusEvent, BusLimits};
+use super::inbox::{BusEvents, Inbox, inbox};
+use super::{BusError, BusLimits};
 use crate::redis_server::{RedisServer, reason};
 
 /// The most channels in one SUBSCRIBE or UNSUBSCRIBE.
@@ -49,10 +49,10 @@ struct Wishes {
 }
 
 impl RedisBus {
-    pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, mpsc::Receiver<BusEvent>), BusError> {
+    pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, BusEvents), BusError> {
         let server = RedisServer::from_url(url)
             .map_err(|error| BusError(format!("the Redis URL: {}", reason(&error))))?;
-        let (inbox, events) = inbox(limits.queue);
+        let (inbox, events) = inbox(limits);
         let wishes = Arc::new(Wishes::default());
         let listener =
             Listener { server: server.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };

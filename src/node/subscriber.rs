@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::Node;
 use super::sequencer::{Moment, Output, Sequencer};
-use crate::bus::BusEvent;
 use crate::bus::message::{Message, Notice};
+use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Audience, Delivery, Epoch, Position};
 use crate::store::{LogState, StoreError};
 
@@ -41,7 +40,7 @@ struct Subscriber {
 }
 
 /// Runs until the bus is closed, or something breaks that should not.
-pub(super) async fn run(node: Arc<Node>, mut bus: mpsc::Receiver<BusEvent>) {
+pub(super) async fn run(node: Arc<Node>, mut bus: BusEvents) {
     let mut subscriber = Subscriber {
         node,
         at: None,
@@ -66,7 +65,7 @@ pub(super) async fn run(node: Arc<Node>, mut bus: mpsc::Receiver<BusEvent>) {
             () = sleep_until(wake) => {}
         }
         // Everything that has come is told before the sequencer moves: one lock for all of it.
-        while let Ok(event) = bus.try_recv() {
+        while let Some(event) = bus.try_recv() {
             subscriber.heard(event);
             if subscriber.is_far() {
                 break;
