@@ -5,6 +5,7 @@ mod housekeeping;
 mod sequencer;
 pub mod stream;
 mod subscriber;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
