@@ -86,6 +86,7 @@ impl Streams {
             cursor: Cursor::at(fence.epoch.clone(), fence.at),
             out: VecDeque::new(),
             phase: Phase::Live,
+            limit: self.limits.replay_events,
         };
         match parsed {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
@@ -103,6 +104,7 @@ impl Streams {
         listener: Arc<Listener>,
         cursor: Cursor,
         up_to: Position,
+        limit: u32,
     ) -> Result<Backlog, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
@@ -110,7 +112,7 @@ impl Streams {
         if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
             return Ok(Backlog::Lost("ahead"));
         }
-        let (reader, limit) = (&listener.reader, self.limits.replay_events);
+        let reader = &listener.reader;
         let read = |after, filter, limit| {
             let store = &self.store;
             async move { store.read_for_reader(after, up_to, reader, filter, limit).await }
@@ -125,33 +127,39 @@ impl Streams {
             return Ok(Backlog::Lost("retention"));
         }
         page.events.retain(|event| !cursor.has_seen(event.position));
-        self.bound(&mut page);
+        // Of large events, no more are read the next time than were of use.
+        let next_limit = match self.bound(&mut page) {
+            true => u32::try_from(page.events.len()).unwrap_or(u32::MAX),
+            false => limit.saturating_mul(2).min(self.limits.replay_events),
+        };
         let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
         if page.end < up_to && room > 0 {
             let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
             let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
             // The limit is of what is looked through, most of which is not urgent: as far as another page.
-            let mut ahead = read(page.end, &filter, limit).await?;
+            let mut ahead = read(page.end, &filter, self.limits.replay_events).await?;
             ahead.events.retain(|event| !cursor.has_seen(event.position));
             ahead.events.truncate(room);
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(Backlog::Page(order(&cursor, &page)))
+        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, &page) }))
     }
 
-    /// Keeps what may be held for one stream; the rest is read again when its turn comes.
-    fn bound(&self, page: &mut Page) {
+    /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
+    fn bound(&self, page: &mut Page) -> bool {
         let mut bytes = 0;
         let fits = page.events.iter().take_while(|event| {
             bytes += event.data.len() + 256;
             bytes <= self.limits.replay_bytes
         });
         let keep = fits.count().max(1);
-        if keep < page.events.len() {
+        let is_cut = keep < page.events.len();
+        if is_cut {
             page.events.truncate(keep);
             page.end = page.events[keep - 1].position;
         }
+        is_cut
     }
 }
 
@@ -167,6 +175,8 @@ enum Backlog {
 struct Replay {
     frames: Vec<(Cursor, Option<Millis>, String)>,
     end: Cursor,
+    /// How many events to read for the next one.
+    next_limit: u32,
 }
 
 fn order(cursor: &Cursor, page: &Page) -> Replay {
@@ -186,7 +196,7 @@ fn order(cursor: &Cursor, page: &Page) -> Replay {
         .into_iter()
         .map(|(index, cursor)| (cursor, page.events[index].expires_at, encode(&page.events[index])))
         .collect();
-    Replay { frames, end }
+    Replay { frames, end, next_limit: 1 }
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<Backlog, StoreError>> + Send>>;
@@ -215,6 +225,8 @@ pub struct EventStream {
     cursor: Cursor,
     out: VecDeque<Ready>,
     phase: Phase,
+    /// How many events a replay reads at once.
+    limit: u32,
 }
 
 impl EventStream {
@@ -248,8 +260,12 @@ impl EventStream {
         self.cursor.overtaken.retain(|ahead| *ahead > reached);
     }
 
+    fn next_page(&self, up_to: Position) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
+        self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to, self.limit)
+    }
+
     fn replay_to(&mut self, up_to: Position) {
-        let reading = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+        let reading = self.next_page(up_to);
         self.phase = Phase::Replaying(Box::pin(reading), up_to);
     }
 
@@ -286,6 +302,7 @@ impl EventStream {
                     Ready::Event(format!("{}{body}", id_line(&cursor)).into(), expires_at)
                 }));
                 self.cursor = replay.end;
+                self.limit = replay.next_limit;
                 if self.cursor.position >= up_to {
                     self.reach(up_to);
                     self.phase = Phase::Live;
@@ -296,7 +313,7 @@ impl EventStream {
             Err(error) => {
                 metrics::counter!("carillon_replay_failures_total").increment(1);
                 tracing::warn!(%error, "a replay waits for the store");
-                let next = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+                let next = self.next_page(up_to);
                 let later = async {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     next.await

@@ -164,3 +164,30 @@ async fn what_retention_removes_during_a_replay_is_told() {
     let mut empty = world.open(Some("1")).await;
     until(&mut empty, r#""reason":"retention""#).await;
 }
+
+#[tokio::test]
+async fn a_replay_of_large_events_reads_no_more_than_it_holds() {
+    let limits = StreamLimits { replay_bytes: 3_000, ..StreamLimits::default() };
+    let world = World::new(limits).await;
+    for number in 0..20 {
+        world.publish(&format!("{number:01000}")).await;
+    }
+    let mut stream = world.open(Some("0")).await;
+    let mut all = until(&mut stream, &format!("{:01000}", 0)).await;
+    assert_eq!(stream.limit, 2, "as many as were of use");
+    let mut most = 0;
+    while !all.contains(&format!("{:01000}", 19)) {
+        all += &next(&mut stream).await;
+        most = most.max(stream.limit);
+    }
+    assert!(most <= 4, "{most} were read, of which 2 are held");
+    assert_eq!(all.matches("data:").count(), 20);
+    for data in 0..300 {
+        world.publish(&data.to_string()).await;
+    }
+    let mut small = world.open(Some("20")).await;
+    small.limit = 1;
+    let all = until(&mut small, "\"299\"").await;
+    assert_eq!(all.matches("data:").count(), 300);
+    assert!(small.limit > 1, "it grows again");
+}
