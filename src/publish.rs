@@ -4,9 +4,12 @@
 //! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::bus::{Bus, message};
@@ -14,6 +17,7 @@ use crate::event::{
     Audience, Cursor, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic,
     UserId,
 };
+use crate::hub::Hub;
 use crate::store::{Appended, AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 
@@ -37,13 +41,24 @@ pub struct PublishLimits {
     pub append: usize,
     /// How many requests may wait for the writer.
     pub queue: usize,
+    /// How many bytes of events may wait for the writer or be with it.
+    pub queue_bytes: u32,
     /// How many appends may wait to be announced; more are left to the other nodes' reconciling.
     pub announcements: usize,
+    /// How many bytes of events may wait to be announced: a bus that does not answer holds them up.
+    pub announcement_bytes: u32,
 }
 
 impl Default for PublishLimits {
     fn default() -> Self {
-        Self { batch: 1_000, append: 500, queue: 4_096, announcements: 1_024 }
+        Self {
+            batch: 1_000,
+            append: 500,
+            queue: 4_096,
+            queue_bytes: 64 << 20,
+            announcements: 1_024,
+            announcement_bytes: 32 << 20,
+        }
     }
 }
 
@@ -77,29 +92,62 @@ pub type Published = AppendedEvent;
 struct Request {
     events: Vec<NewEvent>,
     reply: oneshot::Sender<Result<Vec<Published>, StoreError>>,
+    /// Its share of what may wait.
+    _room: OwnedSemaphorePermit,
 }
 
-/// One node's way into the log. Cheap to clone; its tasks end when the last clone is gone.
+/// A bound on bytes held, of which everything held takes its share.
+#[derive(Clone)]
+struct Room {
+    left: Arc<Semaphore>,
+    all: u32,
+}
+
+impl Room {
+    fn new(bytes: u32) -> Self {
+        Self { left: Arc::new(Semaphore::new(bytes as usize)), all: bytes }
+    }
+
+    /// A share of this size, or of all there is if that is less; `None` if so much is not left.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let share = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.all);
+        self.left.clone().try_acquire_many_owned(share).ok()
+    }
+}
+
+/// What an event takes in memory, about.
+fn size(data: &str, audience: &Audience) -> usize {
+    data.len() + size_of::<UserId>() * audience.recipients() + size_of::<Event>()
+}
+
+/// One node's way into the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     store: Store,
     requests: mpsc::Sender<Request>,
+    room: Room,
 }
 
 impl Publisher {
-    /// Starts the writer and the announcer. `epoch` is the history in force, once the log was seen.
+    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `epoch` is the
+    /// history in force, once the log was seen.
     pub fn start(
+        tasks: &mut JoinSet<()>,
         store: Store,
+        hub: Arc<Hub>,
         bus: Bus,
         ttl: Ttl,
         epoch: watch::Receiver<Option<Epoch>>,
         limits: &PublishLimits,
     ) -> Self {
         let (requests, inbox) = mpsc::channel(limits.queue);
-        let (committed, announcements) = mpsc::channel(limits.announcements);
-        tokio::spawn(write(store.clone(), inbox, committed, limits.append));
-        tokio::spawn(announce(epoch, bus, ttl, announcements));
-        Self { store, requests }
+        let (announcements, committed) = mpsc::channel(limits.announcements);
+        let announcements =
+            Announcements { queue: announcements, room: Room::new(limits.announcement_bytes) };
+        let log = Log { store: store.clone(), hub, epoch: epoch.clone() };
+        tasks.spawn(write(log, inbox, announcements, limits.append));
+        tasks.spawn(announce(epoch, bus, ttl, committed));
+        Self { store, requests, room: Room::new(limits.queue_bytes) }
     }
 
     /// Publishes drafts, all or nothing, in this order. Returns after the commit.
@@ -129,10 +177,15 @@ impl Publisher {
                 idempotency,
             });
         }
+        let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
+        let room = self.room.take(bytes).ok_or(PublishError::Overloaded)?;
+        let stopped = || StoreError::Unavailable("this node is stopping".into());
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { events, reply }).map_err(|_| PublishError::Overloaded)?;
-        let stopped = |_| StoreError::Unavailable("this node is stopping".into());
-        Ok(answer.await.map_err(stopped)??)
+        self.requests.try_send(Request { events, reply, _room: room }).map_err(|error| match error {
+            TrySendError::Full(_) => PublishError::Overloaded,
+            TrySendError::Closed(_) => stopped().into(),
+        })?;
+        Ok(answer.await.map_err(|_| stopped())??)
     }
 
     /// The numbers of everybody named in `drafts`.
@@ -182,15 +235,57 @@ fn check_key(key: &str) -> Result<(), Invalid> {
 struct Committed {
     previous: Position,
     events: Vec<Event>,
+    /// Its share of what may wait.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The bounded way from the writer to the announcer.
+struct Announcements {
+    queue: mpsc::Sender<Committed>,
+    room: Room,
+}
+
+impl Announcements {
+    /// Has an append announced, unless too much waits already. Nothing is lost then: the next announcement
+    /// shows the gap, and every node compares its place with the log's head.
+    fn offer(&self, previous: Position, events: Vec<Event>) {
+        let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
+        let offered = self
+            .room
+            .take(bytes)
+            .is_some_and(|room| self.queue.try_send(Committed { previous, events, _room: room }).is_ok());
+        if !offered {
+            metrics::counter!("carillon_announcements_skipped_total").increment(1);
+        }
+    }
+}
+
+/// The log, as the writer sees it.
+struct Log {
+    store: Store,
+    hub: Arc<Hub>,
+    epoch: watch::Receiver<Option<Epoch>>,
+}
+
+impl Log {
+    async fn append(&self, events: &[NewEvent]) -> Result<Appended, StoreError> {
+        let (epoch, applied) = (self.epoch.borrow().clone(), self.hub.applied());
+        let appended = self.store.append(events).await?;
+        if let Some(epoch) = epoch.filter(|_| appended.previous < applied) {
+            // It has lost its end. Whoever looks at the head later may find it grown past that place again, and
+            // the new events up to there would count as delivered.
+            tracing::error!("the log has lost events that were delivered: beginning a new epoch");
+            metrics::counter!("carillon_history_lost_total").increment(1);
+            if let Err(error) = self.store.renew_epoch(&epoch).await {
+                tracing::error!(%error, "the epoch could not be renewed: new events may not be delivered");
+            }
+        }
+        Ok(appended)
+    }
 }
 
 /// The one writer: takes whatever waits, up to a bound, and appends it.
-async fn write(
-    store: Store,
-    mut inbox: mpsc::Receiver<Request>,
-    committed: mpsc::Sender<Committed>,
-    append: usize,
-) {
+async fn write(log: Log, mut inbox: mpsc::Receiver<Request>, announcements: Announcements, append: usize) {
     let mut held: Option<Request> = None;
     loop {
         let Some(first) = (match held.take() {
@@ -210,16 +305,16 @@ async fn write(
             size += next.events.len();
             batch.push(next);
         }
-        write_batch(&store, batch, &committed).await;
+        write_batch(&log, batch, &announcements).await;
     }
 }
 
-async fn write_batch(store: &Store, mut batch: Vec<Request>, committed: &mpsc::Sender<Committed>) {
+async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) {
     let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
     let events: Vec<NewEvent> =
         batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
     metrics::counter!("carillon_appends_total").increment(1);
-    let appended = match store.append(&events).await {
+    let appended = match log.append(&events).await {
         Ok(appended) => appended,
         Err(error) => {
             metrics::counter!("carillon_append_failures_total").increment(1);
@@ -230,15 +325,14 @@ async fn write_batch(store: &Store, mut batch: Vec<Request>, committed: &mpsc::S
             return;
         }
     };
-    let new = Committed { previous: appended.previous, events: committed_events(&appended, events) };
+    let (previous, new) = (appended.previous, committed_events(&appended, events));
     let mut outcomes = appended.events.into_iter();
     for (request, count) in batch.into_iter().zip(counts) {
         let _ = request.reply.send(Ok(outcomes.by_ref().take(count).collect()));
     }
-    metrics::counter!("carillon_published_total").increment(new.events.len() as u64);
-    if !new.events.is_empty() && committed.try_send(new).is_err() {
-        // Nothing is lost: every node finds it by comparing its place with the log's head.
-        metrics::counter!("carillon_announcements_skipped_total").increment(1);
+    metrics::counter!("carillon_published_total").increment(new.len() as u64);
+    if !new.is_empty() {
+        announcements.offer(previous, new);
     }
 }
 
@@ -268,9 +362,9 @@ async fn announce(
     epoch: watch::Receiver<Option<Epoch>>,
     bus: Bus,
     ttl: Ttl,
-    mut announcements: mpsc::Receiver<Committed>,
+    mut committed: mpsc::Receiver<Committed>,
 ) {
-    while let Some(Committed { previous, events }) = announcements.recv().await {
+    while let Some(Committed { previous, events, _room }) = committed.recv().await {
         let epoch = epoch.borrow().clone();
         let (Some(epoch), Some(last)) = (&epoch, events.last().map(|event| event.position)) else {
             metrics::counter!("carillon_announcements_skipped_total").increment(1);
@@ -294,3 +388,6 @@ async fn announce(
 
 /// How long a publisher that was turned away should wait.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

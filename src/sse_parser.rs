@@ -217,7 +217,7 @@ mod tests {
             cuts in prop::collection::vec(0..200usize, 0..30),
         ) {
             let epoch: crate::event::Epoch = "e1".parse().unwrap();
-            let mut stream = id_line(&Cursor::at(epoch.clone(), 4)) + &retry_line(700);
+            let mut stream = id_line(&Cursor::at(epoch.clone(), 4)) + &retry_line(700) + "\n";
             let mut expected = Vec::new();
             for (text, position) in texts.iter().zip(5..) {
                 let event = Event {

@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carillon::bus::{Bus, BusEvent, BusLimits};
+use carillon::bus::{Bus, BusEvent, BusEvents, BusLimits};
 use support::servers::{RedisServer, redis_url};
 use support::{DEADLINE, wait_until};
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -38,7 +37,7 @@ suite!(
 /// One node's end of the bus.
 struct Member {
     bus: Bus,
-    events: mpsc::Receiver<BusEvent>,
+    events: BusEvents,
 }
 
 impl Member {
@@ -176,8 +175,12 @@ async fn thousands_of_channels_are_subscribed(url: &str) {
 }
 
 async fn an_overrun_is_a_gap_that_is_told(url: &str) {
+    overrun(url, BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() }).await;
+    overrun(url, BusLimits { queue_bytes: 64, deadline: DEADLINE, ..BusLimits::default() }).await;
+}
+
+async fn overrun(url: &str, limits: BusLimits) {
     let channel = name("channel");
-    let limits = BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() };
     let (mut slow, sender) = (Member::with(url, &limits), Member::open(url));
     slow.subscribe(&channel).await;
     for n in 0..500_u32 {
@@ -289,6 +292,29 @@ async fn a_frozen_redis_is_noticed_by_its_silence() {
     assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
     server.resume();
     works_again(&mut member, &url, "channel").await;
+}
+
+/// Requests end with a notice on the bus: only the first are to wait for one that does not answer.
+#[tokio::test]
+async fn a_frozen_redis_keeps_nobody_waiting_again_and_again() {
+    let server = RedisServer::start(&[]).await;
+    let deadline = Duration::from_secs(1);
+    let mut member = Member::with(&server.url(""), &BusLimits { deadline, ..quick() });
+    member.subscribe("channel").await;
+    member.publish(&[("channel", b"x")]).await;
+    server.pause();
+    assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+    // Longer than several attempts at a connection take.
+    let begun = Instant::now();
+    while begun.elapsed() < deadline * 4 {
+        let called = Instant::now();
+        assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
+        assert!(called.elapsed() < deadline / 2, "publishing took {:?}", called.elapsed());
+        sleep(Duration::from_millis(5)).await;
+    }
+    server.resume();
+    member.until(&BusEvent::Gap).await;
+    works_again(&mut member, &server.url(""), "channel").await;
 }
 
 #[tokio::test]

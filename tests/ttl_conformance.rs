@@ -386,6 +386,25 @@ async fn a_frozen_redis_is_noticed() {
     until_heard(&ttl, "p:", &mut expirations).await;
 }
 
+/// Who asks has another answer: only the first are to wait for this one.
+#[tokio::test]
+async fn a_frozen_redis_keeps_nobody_waiting_again_and_again() {
+    let server = RedisServer::start(&[]).await;
+    let deadline = Duration::from_secs(1);
+    let ttl = Ttl::open(&server.url(""), &TtlLimits { deadline, ..TtlLimits::default() }).unwrap();
+    ttl.put("key", b"value", LONG).await.unwrap();
+    server.pause();
+    fails_within(&ttl, Duration::from_secs(5)).await;
+    // Longer than several attempts at a connection take.
+    let begun = Instant::now();
+    while begun.elapsed() < deadline * 4 {
+        fails_within(&ttl, deadline / 2).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    server.resume();
+    until("it works again", async || ttl.put("key", b"value", LONG).await.is_ok()).await;
+}
+
 /// Every verb fails, each within the deadline (500 ms) and what a busy machine adds.
 async fn fails_within(ttl: &Ttl, longest: Duration) {
     let started = Instant::now();

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use super::inbox::{Inbox, inbox};
-use super::{BusError, BusEvent, BusLimits};
+use super::inbox::{BusEvents, Inbox, inbox};
+use super::{BusError, BusLimits};
 
 /// All who share one bus.
 #[derive(Default)]
@@ -30,10 +29,10 @@ pub(super) struct MemoryBus {
 }
 
 impl MemoryBus {
-    pub(super) fn open(url: &str, limits: &BusLimits) -> (Self, mpsc::Receiver<BusEvent>) {
+    pub(super) fn open(url: &str, limits: &BusLimits) -> (Self, BusEvents) {
         let name = url.split_once(':').map_or("", |(_, name)| name);
         let room = if name.is_empty() { Arc::default() } else { shared_room(name) };
-        let (inbox, events) = inbox(limits.queue);
+        let (inbox, events) = inbox(limits);
         inbox.restored();
         let member = Arc::new(Member { wanted: Mutex::default(), inbox, is_gone: AtomicBool::new(false) });
         lock(&room.members).push(Arc::downgrade(&member));

@@ -12,6 +12,10 @@ pub const GLOBAL: &str = "global";
 /// The most bytes of frames one announcement carries; nodes read the rest from the store.
 pub const MAX_CARRIED: usize = 1 << 20;
 
+/// The most bytes of payloads sent after one append, each counted for every channel; nodes read the rest from the
+/// store. A thousand recipients would otherwise make sixty megabytes of one large event.
+pub const MAX_SENT: usize = 4 << 20;
+
 /// The channel of one user's events.
 pub fn user_channel(user: UserId) -> String {
     format!("user:{user}")
@@ -126,7 +130,7 @@ impl Message {
         out.freeze()
     }
 
-    /// From bytes of the bus; `None` if they are not a message. Frames share the given bytes.
+    /// From bytes of the bus; `None` if they are not a message. The frame of a payload shares the given bytes.
     pub fn decode(bytes: &Bytes) -> Option<Self> {
         let end = bytes.iter().position(|b| *b == b'\n')?;
         let mut rest = bytes.slice(end + 1..);
@@ -137,6 +141,8 @@ impl Message {
                     .into_iter()
                     .map(|(head, len)| {
                         let frame = (len <= rest.len()).then(|| rest.split_to(len))?;
+                        // Copied: one small event in a listener's queue would hold all that came with it.
+                        let frame = Bytes::copy_from_slice(&frame);
                         Some(Delivery { head, frame: Frame::from_wire(frame)? })
                     })
                     .collect::<Option<Vec<_>>>()?;
@@ -156,7 +162,8 @@ pub fn after_append(
     deliveries: Vec<Delivery>,
 ) -> Vec<(String, Bytes)> {
     let mut messages = Vec::new();
-    let (mut elsewhere, mut carried, mut carried_bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut elsewhere, mut carried) = (Vec::new(), Vec::new());
+    let (mut carried_bytes, mut sent_bytes) = (0, 0);
     for delivery in deliveries {
         let channels: Vec<String> = match &delivery.head.audience {
             Audience::Everyone => {
@@ -171,7 +178,15 @@ pub fn after_append(
             Audience::Topic(topic) => vec![topic_channel(topic)],
         };
         elsewhere.push((delivery.position(), delivery.head.audience.clone()));
+        if channels.is_empty() {
+            continue;
+        }
         let payload = Message::Payload(delivery).encode();
+        sent_bytes += payload.len() * channels.len();
+        if sent_bytes > MAX_SENT {
+            metrics::counter!("carillon_payloads_not_sent_total").increment(1);
+            continue;
+        }
         messages.extend(channels.into_iter().map(|channel| (channel, payload.clone())));
     }
     let announcement = Announcement { epoch: epoch.clone(), previous, last, elsewhere, carried };
@@ -235,5 +250,33 @@ mod tests {
         let messages = after_append(&"e".parse().unwrap(), 0, 9_999, all);
         let Some(Message::Announcement(a)) = Message::decode(&messages[0].1) else { panic!() };
         assert!(a.carried.len() <= copies && a.elsewhere.len() >= 10);
+    }
+
+    #[test]
+    fn what_is_sent_after_an_append_is_bounded_whatever_its_recipients() {
+        let (many, large) = ((0..1_000).collect::<Vec<UserId>>(), "x".repeat(60_000));
+        let mut all: Vec<_> = (1..=50).map(|p| delivery(p, Audience::Users(many.clone()))).collect();
+        for delivery in &mut all {
+            let frame = format!("id: e-{}\ndata: {large}\n\n", delivery.position());
+            delivery.frame = Frame::from_wire(frame.into()).unwrap();
+        }
+        all.insert(0, delivery(0, Audience::Users(vec![1])));
+        let messages = after_append(&"e".parse().unwrap(), 0, 50, all);
+        let sent: usize = messages.iter().map(|(_, payload)| payload.len()).sum();
+        assert!(sent <= 2 * MAX_SENT, "{sent} bytes");
+        assert_eq!(messages[0].0, "user:1", "what fits is sent");
+        let Some(Message::Announcement(a)) = Message::decode(&messages[messages.len() - 1].1) else {
+            panic!()
+        };
+        assert_eq!(a.elsewhere.len(), 51, "whom each concerns is told all the same");
+    }
+
+    #[test]
+    fn an_event_holds_nothing_of_what_came_with_it() {
+        let all = vec![delivery(1, Audience::Everyone), delivery(2, Audience::Everyone)];
+        let (_, bytes) = after_append(&"e".parse().unwrap(), 0, 2, all).remove(0);
+        let Some(Message::Announcement(a)) = Message::decode(&bytes) else { panic!() };
+        assert!(bytes.is_unique(), "a frame shares the announcement's bytes");
+        assert_eq!(a.carried.len(), 2);
     }
 }

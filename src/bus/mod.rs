@@ -23,13 +23,15 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+pub use inbox::BusEvents;
 
 /// Bounds on what the bus may cost.
 #[derive(Debug, Clone)]
 pub struct BusLimits {
     /// How many received messages may wait for the reader.
     pub queue: usize,
+    /// How many bytes of received messages may wait for the reader.
+    pub queue_bytes: u32,
     /// How long an answer (to a PING too) may take before the connection counts as dead.
     pub deadline: Duration,
     /// How often a PING is sent.
@@ -42,6 +44,7 @@ impl Default for BusLimits {
     fn default() -> Self {
         Self {
             queue: 65_536,
+            queue_bytes: 64 << 20,
             deadline: Duration::from_secs(2),
             ping_every: Duration::from_secs(1),
             max_backoff: Duration::from_secs(1),
@@ -87,7 +90,7 @@ impl Bus {
     /// the receiver lives; an unusable URL is an error at once, an unreachable server is not.
     ///
     /// `memory:` is a bus of its own each time; `memory:name` is shared by all in this process who name it.
-    pub fn open(url: &str, limits: &BusLimits) -> Result<(Self, mpsc::Receiver<BusEvent>), BusError> {
+    pub fn open(url: &str, limits: &BusLimits) -> Result<(Self, BusEvents), BusError> {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("memory") => {
                 let (bus, events) = memory::MemoryBus::open(url, limits);

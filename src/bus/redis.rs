@@ -9,11 +9,11 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, RedisError, Value};
 use bytes::Bytes;
 use rand::RngExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::inbox::{Inbox, inbox};
-use super::{BusError, BusEvent, BusLimits};
+use super::inbox::{BusEvents, Inbox, inbox};
+use super::{BusError, BusLimits};
 use crate::redis_server::{RedisServer, reason};
 
 /// The most channels in one SUBSCRIBE or UNSUBSCRIBE.
@@ -33,10 +33,11 @@ pub(super) struct RedisBus {
 /// The publishing connection.
 enum Publisher {
     Up(MultiplexedConnection),
-    /// Somebody is connecting: others fail at once.
+    /// It is being made.
     Connecting,
+    /// `None`: nobody has tried yet.
     Down {
-        retry_at: Instant,
+        retry_at: Option<Instant>,
     },
 }
 
@@ -48,15 +49,15 @@ struct Wishes {
 }
 
 impl RedisBus {
-    pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, mpsc::Receiver<BusEvent>), BusError> {
+    pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, BusEvents), BusError> {
         let server = RedisServer::from_url(url)
             .map_err(|error| BusError(format!("the Redis URL: {}", reason(&error))))?;
-        let (inbox, events) = inbox(limits.queue);
+        let (inbox, events) = inbox(limits);
         let wishes = Arc::new(Wishes::default());
         let listener =
             Listener { server: server.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };
         tokio::spawn(listener.run());
-        let publisher = Arc::new(Mutex::new(Publisher::Down { retry_at: Instant::now() }));
+        let publisher = Arc::new(Mutex::new(Publisher::Down { retry_at: None }));
         Ok((Self { server, limits: limits.clone(), publisher, wishes }, events))
     }
 
@@ -91,49 +92,52 @@ impl RedisBus {
         self.wishes.changed.notify_one();
     }
 
-    /// The publishing connection; made by one caller while the others fail at once.
+    /// The publishing connection. Only the first caller of all waits for it; later, when there is none, it is
+    /// made beside those who publish, who all fail at once.
     async fn publisher(&self) -> Result<MultiplexedConnection, BusError> {
-        {
+        let is_first = {
             let mut publisher = lock(&self.publisher);
-            match &*publisher {
+            let is_first = match &*publisher {
                 Publisher::Up(connection) => return Ok(connection.clone()),
-                Publisher::Down { retry_at } if *retry_at <= Instant::now() => {
-                    *publisher = Publisher::Connecting
-                }
-                Publisher::Connecting | Publisher::Down { .. } => {
-                    return Err(BusError("not connected".into()));
-                }
-            }
+                Publisher::Down { retry_at: None } => true,
+                Publisher::Down { retry_at: Some(at) } if *at <= Instant::now() => false,
+                Publisher::Connecting | Publisher::Down { .. } => return Err(not_connected()),
+            };
+            *publisher = Publisher::Connecting;
+            is_first
+        };
+        // A task of its own, so that an attempt that has begun is not dropped half way.
+        let connecting = tokio::spawn(self.clone().connect_publisher());
+        if is_first {
+            connecting.await.unwrap_or_else(|_| Err(not_connected()))
+        } else {
+            Err(not_connected())
         }
-        // Should this call be dropped half way, the next one must be able to try.
-        let reset = ResetOnDrop(self);
+    }
+
+    async fn connect_publisher(self) -> Result<MultiplexedConnection, BusError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.limits.deadline))
             .set_response_timeout(Some(self.limits.deadline));
         let connecting = self.server.client.get_multiplexed_async_connection_with_config(&config);
-        let connected = timeout(self.limits.deadline, connecting).await;
-        match connected {
-            Ok(Ok(connection)) => {
-                *lock(&self.publisher) = Publisher::Up(connection.clone());
-                std::mem::forget(reset);
-                Ok(connection)
-            }
-            Ok(Err(error)) => Err(told(&error)),
+        let connected = match timeout(self.limits.deadline, connecting).await {
+            Ok(outcome) => outcome.map_err(|error| told(&error)),
             Err(_) => Err(BusError("no connection within the deadline".into())),
+        };
+        match &connected {
+            Ok(connection) => *lock(&self.publisher) = Publisher::Up(connection.clone()),
+            Err(_) => self.publisher_is_down(),
         }
+        connected
     }
 
     fn publisher_is_down(&self) {
-        *lock(&self.publisher) = Publisher::Down { retry_at: Instant::now() + FIRST_BACKOFF };
+        *lock(&self.publisher) = Publisher::Down { retry_at: Some(Instant::now() + FIRST_BACKOFF) };
     }
 }
 
-struct ResetOnDrop<'a>(&'a RedisBus);
-
-impl Drop for ResetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.publisher_is_down();
-    }
+fn not_connected() -> BusError {
+    BusError("not connected".into())
 }
 
 /// The task behind the listening connection.

@@ -310,6 +310,7 @@ fn reset(data: &str) -> String {
     let reason = serde_json::from_str(data).map_or_else(|_| data.to_owned(), |reset: Reset| reset.reason);
     let meaning = match reason.as_str() {
         "epoch" => "the server's log was restored or replaced since",
+        "ahead" => "the server's log has lost the end that the cursor speaks of",
         "retention" => "they are older than what the server keeps",
         "unreadable" => "the server cannot read the cursor",
         other => &harmless(other),

@@ -27,6 +27,11 @@ impl Audience {
         Self::Users(ids)
     }
 
+    /// How many users it names.
+    pub fn recipients(&self) -> usize {
+        if let Self::Users(users) = self { users.len() } else { 0 }
+    }
+
     /// Whether a listener who is `user` and asked for `topics` is meant. The one rule for who may see what.
     pub fn includes(&self, user: UserId, topics: &[Topic]) -> bool {
         match self {

@@ -67,6 +67,11 @@ impl Cursor {
         Self { epoch, position, overtaken: Vec::new() }
     }
 
+    /// The last position it speaks of.
+    pub fn furthest(&self) -> Position {
+        self.overtaken.last().copied().unwrap_or(self.position)
+    }
+
     /// Whether the event at `position` was already sent to the holder of this cursor.
     pub fn has_seen(&self, position: Position) -> bool {
         position <= self.position || self.overtaken.binary_search(&position).is_ok()

@@ -55,9 +55,9 @@ pub fn control_body(name: &str, data: &impl Serialize) -> String {
     format!("event: {name}\ndata: {json}\n\n")
 }
 
-/// The first line of a stream: how long a browser waits before it reconnects.
+/// How long a browser waits before it reconnects.
 pub fn retry_line(millis: u64) -> String {
-    format!("retry: {millis}\n\n")
+    format!("retry: {millis}\n")
 }
 
 /// Makes a publisher's JSON fit one `data:` line: line breaks can stand only between tokens, where a space
@@ -159,10 +159,5 @@ impl Delivery {
     /// Its place in the log.
     pub fn position(&self) -> Position {
         self.head.position
-    }
-
-    /// Whether it has ended for everyone.
-    pub fn has_expired(&self, now: Millis) -> bool {
-        self.head.expires_at.is_some_and(|at| at <= now)
     }
 }

@@ -1,13 +1,12 @@
 //! The stream itself.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
@@ -17,11 +16,12 @@ use super::problem::Problem;
 use super::server::Connection;
 use crate::event::Cursor;
 use crate::hub::{Refused, Subscription};
-use crate::node::Node;
 use crate::node::stream::come_back_later;
 
 /// How long a stream waits for a node that has not yet seen the log.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream stays away that was one too many for its user.
+const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 
 /// `GET /api/v1/stream`
 ///
@@ -34,7 +34,10 @@ pub async fn open(
 ) -> Result<Response, Problem> {
     let identity = match ListenerCaller::from_request_parts(&mut parts, &app).await {
         Ok(ListenerCaller(identity)) => identity,
-        Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE => return Ok(later(&app.node)),
+        // The store's refusal, too: a database that is being restored has no tables for a moment.
+        Err(problem) if problem.status().is_server_error() => {
+            return Ok(later(app.node.streams.retry(), "the store is not reachable"));
+        }
         Err(problem) => return Err(problem),
     };
     let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
@@ -53,19 +56,22 @@ pub async fn open(
         match app.node.streams.open(subscription.clone(), resume) {
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
-                let detail = "this user has as many streams here as are allowed";
-                return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+                // Some may be of connections that broke, which is noticed later.
+                return Ok(later(CROWDED_PAUSE, "this user has as many streams here as are allowed"));
             }
             Err(Refused::NotReady) if begun.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Err(Refused::NotReady) => return Ok(later(&app.node)),
+            Err(Refused::NotReady) => {
+                return Ok(later(app.node.streams.retry(), "this node has not yet seen the log"));
+            }
         }
     }
 }
 
-fn later(node: &Arc<Node>) -> Response {
-    response(Body::from(come_back_later(node.streams.retry())))
+fn later(pause: Duration, reason: &'static str) -> Response {
+    metrics::counter!("carillon_streams_put_off_total", "reason" => reason).increment(1);
+    response(Body::from(come_back_later(pause, reason)))
 }
 
 fn response(body: Body) -> Response {

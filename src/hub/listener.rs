@@ -167,10 +167,10 @@ impl Listener {
         self.waker.wake();
     }
 
-    /// Takes one event out of the queue.
-    pub(super) fn forget(&self, position: Position) {
+    /// Takes the events at some positions out of the queue.
+    pub(super) fn forget(&self, which: impl Fn(Position) -> bool) {
         let mut queue = self.queue();
-        queue.items.retain(|item| !matches!(item, Item::Event(event) if event.position() == position));
+        queue.items.retain(|item| !matches!(item, Item::Event(event) if which(event.position())));
         queue.bytes = queue.items.iter().map(Item::size).sum();
     }
 

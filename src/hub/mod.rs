@@ -5,7 +5,7 @@
 
 mod listener;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,6 +17,9 @@ use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
 use crate::store::Credential;
 pub use listener::{Closing, Item, Listener, Subscription, Taken};
 
+/// How many events are remembered that were taken back before they came.
+const MAX_RETRACTED: usize = 1_024;
+
 /// Bounds on what listeners may cost.
 #[derive(Debug, Clone)]
 pub struct HubLimits {
@@ -26,13 +29,21 @@ pub struct HubLimits {
     pub queue_bytes: usize,
     /// How many routes are remembered, to tell a reconnecting listener at once that it missed nothing.
     pub ring: usize,
+    /// How many recipients these routes may name in all.
+    pub ring_recipients: usize,
     /// The most streams of one user on this node.
     pub streams_per_user: usize,
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        Self { queue_events: 256, queue_bytes: 256 * 1024, ring: 65_536, streams_per_user: 64 }
+        Self {
+            queue_events: 256,
+            queue_bytes: 256 * 1024,
+            ring: 65_536,
+            ring_recipients: 1 << 20,
+            streams_per_user: 64,
+        }
     }
 }
 
@@ -65,9 +76,12 @@ pub struct Routing {
     by_user: HashMap<UserId, Vec<Arc<Listener>>>,
     by_topic: HashMap<Topic, Vec<Arc<Listener>>>,
     ring: VecDeque<(Position, Audience)>,
+    /// How many recipients the ring names.
+    ring_recipients: usize,
     /// Everything above it and up to `applied` is in the ring.
     ring_floor: Position,
-    ring_limit: usize,
+    /// Taken back, above `applied`.
+    retracted: BTreeSet<Position>,
 }
 
 /// Where a listener stands when it has just been registered or has caught breath.
@@ -105,8 +119,9 @@ impl Hub {
             by_user: HashMap::new(),
             by_topic: HashMap::new(),
             ring: VecDeque::new(),
+            ring_recipients: 0,
             ring_floor: 0,
-            ring_limit: limits.ring,
+            retracted: BTreeSet::new(),
         };
         Self {
             routing: Mutex::new(routing),
@@ -251,20 +266,14 @@ impl HubGuard<'_> {
         routes: Option<Vec<(Position, Audience)>>,
         applied: Position,
     ) {
-        for event in events {
-            self.routing.route(event);
-        }
         let routing = &mut *self.routing;
-        match routes {
-            Some(routes) => routing.ring.extend(routes),
-            None => {
-                routing.ring.clear();
-                routing.ring_floor = applied;
-            }
+        for event in events.iter().filter(|event| !routing.retracted.contains(&event.position())) {
+            routing.route(event);
         }
-        while routing.ring.len() > routing.ring_limit {
-            routing.ring_floor =
-                routing.ring.pop_front().map_or(routing.ring_floor, |(position, _)| position);
+        routing.retracted = routing.retracted.split_off(&(applied + 1));
+        match routes {
+            Some(routes) => routing.remember(routes, &self.hub.limits),
+            None => routing.forget_routes(applied),
         }
         routing.applied = applied;
         // After the queues: a listener that finds its queue empty may then say it has seen up to here.
@@ -277,11 +286,11 @@ impl HubGuard<'_> {
         let routing = &mut *self.routing;
         if routing.epoch.as_ref() != Some(epoch) {
             routing.listeners.values().for_each(|l| l.close(Closing::Reconnect));
-            routing.ring.clear();
+            routing.forget_routes(applied);
+            routing.retracted.clear();
             routing.epoch = Some(epoch.clone());
             routing.applied = applied;
             routing.reading = applied;
-            routing.ring_floor = applied;
             self.hub.applied.store(applied, Ordering::Release);
         }
         routing.floor = floor;
@@ -295,7 +304,27 @@ impl HubGuard<'_> {
 
     /// Takes an event that nobody may see any more out of the queues it waits in.
     pub fn forget(&self, audience: &Audience, position: Position) {
-        self.routing.each(audience, |listener| listener.forget(position));
+        self.routing.each(audience, |listener| listener.forget(|at| at == position));
+    }
+
+    /// Takes an event that its publisher has taken back out of the queues, or keeps it from coming: the word of
+    /// it may be faster than the event.
+    pub fn retract(&mut self, audience: &Audience, position: Position) {
+        self.forget(audience, position);
+        if position > self.routing.applied {
+            self.routing.retracted.insert(position);
+            if self.routing.retracted.len() > MAX_RETRACTED {
+                // The furthest is the likeliest to be read from the store, which knows.
+                self.routing.retracted.pop_last();
+                metrics::counter!("carillon_retractions_dropped_total").increment(1);
+            }
+        }
+    }
+
+    /// Takes everything that `user` has read, up to here, out of the queues of their streams.
+    pub fn forget_up_to(&self, user: UserId, position: Position) {
+        let of_user = self.routing.by_user.get(&user);
+        of_user.into_iter().flatten().for_each(|listener| listener.forget(|at| at <= position));
     }
 
     /// The audience of a position still in the ring.
@@ -331,6 +360,23 @@ impl Routing {
 
     fn route(&self, event: &Arc<Delivery>) {
         self.each(&event.head.audience, |listener| listener.offer(event));
+    }
+
+    fn remember(&mut self, routes: Vec<(Position, Audience)>, limits: &HubLimits) {
+        self.ring_recipients += routes.iter().map(|(_, audience)| audience.recipients()).sum::<usize>();
+        self.ring.extend(routes);
+        while self.ring.len() > limits.ring || self.ring_recipients > limits.ring_recipients {
+            let Some((position, audience)) = self.ring.pop_front() else { return };
+            self.ring_recipients -= audience.recipients();
+            self.ring_floor = position;
+        }
+    }
+
+    /// What lies at or below `floor` is no longer known.
+    fn forget_routes(&mut self, floor: Position) {
+        self.ring.clear();
+        self.ring_recipients = 0;
+        self.ring_floor = floor;
     }
 
     fn fence(&self, listener: &Arc<Listener>, cursor: Option<&Cursor>) -> Fence {

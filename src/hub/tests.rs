@@ -115,6 +115,25 @@ fn the_ring_tells_who_missed_nothing() {
 }
 
 #[test]
+fn the_ring_is_bounded_in_recipients_too() {
+    let hub = hub(HubLimits { ring: 100, ring_recipients: 10, ..HubLimits::default() });
+    for position in 11..=20 {
+        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+    }
+    assert_eq!(hub.lock().routing.ring.len(), 2);
+    let missed = |cursor: &str| {
+        let cursor: Cursor = cursor.parse().unwrap();
+        !hub.register(wish(9), Some(&cursor)).unwrap().1.missed_nothing
+    };
+    assert!(!missed("e-18") && missed("e-17"));
+    hub.lock().apply(&[], None, 30);
+    for position in 31..=32 {
+        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+    }
+    assert_eq!(hub.lock().routing.ring.len(), 2, "what was cleared no longer counts");
+}
+
+#[test]
 fn who_registers_during_a_read_replays_that_far() {
     let hub = hub(HubLimits::default());
     hub.lock().reading(20);
@@ -124,6 +143,35 @@ fn who_registers_during_a_read_replays_that_far() {
     assert!(take(&listener).is_empty(), "it replays 15 itself");
     apply(&hub, &event(21, Audience::Everyone, Priority::Normal));
     assert_eq!(take(&listener), [21]);
+}
+
+#[test]
+fn what_was_read_up_to_here_no_longer_waits_for_its_reader() {
+    let hub = hub(HubLimits::default());
+    let (reader, other) = (join(&hub, 1).0, join(&hub, 2).0);
+    for position in 11..=13 {
+        apply(&hub, &event(position, Audience::Everyone, Priority::Normal));
+    }
+    hub.lock().forget_up_to(1, 12);
+    assert_eq!((take(&reader), take(&other)), (vec![13], vec![11, 12, 13]));
+}
+
+/// The word of it may be faster than the event: they come from different nodes.
+#[test]
+fn what_was_taken_back_before_it_came_is_not_delivered() {
+    let hub = hub(HubLimits::default());
+    let (early, _) = join(&hub, 1);
+    hub.lock().retract(&Audience::Everyone, 12);
+    let (late, _) = join(&hub, 2);
+    for position in 11..=13 {
+        apply(&hub, &event(position, Audience::Everyone, Priority::Normal));
+    }
+    assert_eq!((take(&early), take(&late)), (vec![11, 13], vec![11, 13]));
+    assert!(hub.lock().routing.retracted.is_empty(), "what has gone by is not kept");
+    for position in 100..10_000 {
+        hub.lock().retract(&Audience::Everyone, position);
+    }
+    assert!(hub.lock().routing.retracted.len() <= MAX_RETRACTED);
 }
 
 #[test]

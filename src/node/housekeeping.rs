@@ -71,7 +71,11 @@ async fn recheck(node: Arc<Node>) {
 
 async fn retire(node: Arc<Node>) {
     let retention = Millis::try_from(node.limits.retention.as_millis()).unwrap_or(Millis::MAX);
-    let before = node.clock.now().saturating_sub(retention);
+    // Asked for, not the node's idea of it: what is removed in error is gone.
+    let before = match node.log_state().await {
+        Ok(state) => state.now.saturating_sub(retention),
+        Err(error) => return tracing::warn!(%error, "retention waits for the store"),
+    };
     loop {
         match node.store.retire(before, RETIRE_BATCH).await {
             Ok(retired) => {

@@ -5,6 +5,7 @@ mod housekeeping;
 mod sequencer;
 pub mod stream;
 mod subscriber;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,10 +128,13 @@ impl Node {
         bus.subscribe(message::GLOBAL);
         bus.subscribe(&message::node_channel(&name));
         let (epoch, known_epoch) = watch::channel(None);
+        let mut tasks = JoinSet::new();
         let node = Arc::new(Self {
             streams: Streams::new(hub.clone(), store.clone(), clock.clone(), limits.stream.clone()),
             publisher: Publisher::start(
+                &mut tasks,
                 store.clone(),
+                hub.clone(),
                 bus.clone(),
                 ttl.clone(),
                 known_epoch,
@@ -148,7 +152,6 @@ impl Node {
             epoch,
             stop: CancellationToken::new(),
         });
-        let mut tasks = JoinSet::new();
         tasks.spawn(subscriber::run(node.clone(), events));
         housekeeping::spawn(&node, &mut tasks);
         tokio::spawn(supervise(node.stop.clone(), tasks));
@@ -250,3 +253,6 @@ impl Node {
         self.stop.cancelled().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

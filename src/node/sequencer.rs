@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::waiting::Waiting;
 use crate::bus::message::Announcement;
-use crate::event::{Audience, Delivery, Position};
+use crate::event::{Audience, Delivery, Position, UserId};
 
 /// A moment, in milliseconds of any steady clock.
 pub type Moment = u64;
@@ -23,13 +24,15 @@ pub struct SequencerLimits {
     pub pending: usize,
     /// How many payloads may wait for their announcement; the oldest are dropped (and read later).
     pub payloads: usize,
+    /// How many bytes either of them may hold; one of each may always wait.
+    pub bytes: usize,
     /// How long to wait after a failed read.
     pub retry_after: Moment,
 }
 
 impl Default for SequencerLimits {
     fn default() -> Self {
-        Self { gap_patience: 30, pending: 1_024, payloads: 4_096, retry_after: 200 }
+        Self { gap_patience: 30, pending: 1_024, payloads: 4_096, bytes: 32 << 20, retry_after: 200 }
     }
 }
 
@@ -63,8 +66,8 @@ pub struct Sequencer {
     /// The highest head heard of. Final, so the store may be read up to it.
     head: Position,
     /// By `previous`.
-    pending: BTreeMap<Position, Announcement>,
-    payloads: BTreeMap<Position, Arc<Delivery>>,
+    pending: Waiting<Announcement>,
+    payloads: Waiting<Arc<Delivery>>,
     gap_since: Option<Moment>,
     /// The bus may be losing messages: do not wait for it.
     is_degraded: bool,
@@ -76,11 +79,11 @@ impl Sequencer {
     /// Begins where everything up to `applied` is done.
     pub fn new(limits: SequencerLimits, applied: Position) -> Self {
         Self {
+            pending: Waiting::new(limits.pending, limits.bytes),
+            payloads: Waiting::new(limits.payloads, limits.bytes),
             limits,
             applied,
             head: applied,
-            pending: BTreeMap::new(),
-            payloads: BTreeMap::new(),
             gap_since: None,
             is_degraded: false,
             reading: false,
@@ -103,8 +106,8 @@ impl Sequencer {
         if delivery.position() <= self.applied {
             return;
         }
-        self.payloads.insert(delivery.position(), Arc::new(delivery));
-        if self.payloads.len() > self.limits.payloads {
+        self.payloads.insert(delivery.position(), size(&delivery), Arc::new(delivery));
+        while self.payloads.is_over() {
             self.payloads.pop_first();
             metrics::counter!("carillon_sequencer_payloads_dropped_total").increment(1);
         }
@@ -116,8 +119,11 @@ impl Sequencer {
         if announcement.last <= self.applied {
             return;
         }
-        self.pending.insert(announcement.previous, announcement);
-        if self.pending.len() > self.limits.pending {
+        let carried: usize = announcement.carried.iter().map(size).sum();
+        let elsewhere: usize =
+            announcement.elsewhere.iter().map(|(_, audience)| audience_size(audience)).sum();
+        self.pending.insert(announcement.previous, carried + elsewhere, announcement);
+        while self.pending.is_over() {
             self.pending.pop_last();
             metrics::counter!("carillon_sequencer_announcements_dropped_total").increment(1);
         }
@@ -155,17 +161,17 @@ impl Sequencer {
     pub fn advance(&mut self, now: Moment, concerns: impl Fn(&Audience) -> bool) -> Vec<Output> {
         let mut outputs = Vec::new();
         while !self.reading {
-            self.pending.retain(|_, a| a.last > self.applied);
-            let follows = self.pending.first_entry().filter(|a| *a.key() <= self.applied);
-            let Some(announcement) = follows else { break };
-            match complete(announcement.get(), self.applied, &self.payloads, &concerns) {
+            self.pending.drop_while(|_, a| a.last <= self.applied);
+            let follows = self.pending.first().filter(|(previous, _)| *previous <= self.applied);
+            let Some((_, announcement)) = follows else { break };
+            let last = announcement.last;
+            match complete(announcement, self.applied, &self.payloads, &concerns) {
                 Some((events, routes)) => {
-                    let last = announcement.remove().last;
+                    self.pending.pop_first();
                     outputs.push(self.apply(events, Some(routes), last));
                     self.gap_since = None;
                 }
                 None => {
-                    let last = announcement.get().last;
                     outputs.extend(self.read(now, last));
                     return outputs;
                 }
@@ -177,7 +183,7 @@ impl Sequencer {
         let since = *self.gap_since.get_or_insert(now);
         if self.is_degraded || now.saturating_sub(since) >= self.limits.gap_patience {
             // Up to the next announcement here; what it brings need not be read.
-            let up_to = self.pending.first_key_value().map_or(self.head, |(previous, _)| *previous);
+            let up_to = self.pending.first().map_or(self.head, |(previous, _)| previous);
             outputs.extend(self.read(now, up_to));
         }
         outputs
@@ -190,7 +196,7 @@ impl Sequencer {
 
     /// Whether more announcements or payloads would push others out.
     pub fn is_full(&self) -> bool {
-        self.pending.len() >= self.limits.pending || self.payloads.len() >= self.limits.payloads
+        self.pending.is_full() || self.payloads.is_full()
     }
 
     fn read(&mut self, now: Moment, up_to: Position) -> Option<Output> {
@@ -209,9 +215,18 @@ impl Sequencer {
     ) -> Output {
         self.applied = applied;
         self.head = self.head.max(applied);
-        self.payloads = self.payloads.split_off(&(applied + 1));
+        self.payloads.drop_while(|position, _| position <= applied);
         Output::Apply { events, routes, applied }
     }
+}
+
+/// What a delivery takes in memory, about.
+fn size(delivery: &Delivery) -> usize {
+    delivery.frame.bytes().len() + audience_size(&delivery.head.audience)
+}
+
+fn audience_size(audience: &Audience) -> usize {
+    size_of::<Delivery>() + size_of::<UserId>() * audience.recipients()
 }
 
 type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);
@@ -220,7 +235,7 @@ type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);
 fn complete(
     announcement: &Announcement,
     applied: Position,
-    payloads: &BTreeMap<Position, Arc<Delivery>>,
+    payloads: &Waiting<Arc<Delivery>>,
     concerns: impl Fn(&Audience) -> bool,
 ) -> Option<Complete> {
     let mut events: BTreeMap<Position, Arc<Delivery>> = announcement
@@ -233,7 +248,7 @@ fn complete(
     for (position, audience) in announcement.elsewhere.iter().filter(|(position, _)| *position > applied) {
         routes.push((*position, audience.clone()));
         if concerns(audience) {
-            events.insert(*position, payloads.get(position)?.clone());
+            events.insert(*position, payloads.get(*position)?.clone());
         }
     }
     routes.sort_unstable_by_key(|(position, _)| *position);

@@ -100,6 +100,24 @@ fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
     assert_eq!(sequencer.lag(), 8, "the head is remembered, so the rest will be read");
 }
 
+#[test]
+fn what_waits_is_bounded_in_bytes_too() {
+    let size = size(&delivery(1, Audience::Everyone));
+    let limits = SequencerLimits { bytes: size * 3, ..SequencerLimits::default() };
+    let mut sequencer = Sequencer::new(limits, 0);
+    for position in 2..20 {
+        sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
+        let large = [delivery(position, Audience::Everyone), delivery(position, Audience::Everyone)];
+        sequencer.announcement(announcement(position - 1, &large, position));
+        assert!(sequencer.pending.len() == 1 && sequencer.payloads.len() <= 3);
+    }
+    assert_eq!(sequencer.lag(), 19, "the head is remembered, so the rest will be read");
+    let limits = SequencerLimits { bytes: 1, ..SequencerLimits::default() };
+    let mut sequencer = Sequencer::new(limits, 0);
+    sequencer.announcement(announcement(0, &[delivery(1, Audience::Everyone)], 1));
+    assert_eq!(applied_events(&sequencer.advance(0, concerns)), [1], "one may always wait");
+}
+
 /// What happens to one message on the way.
 #[derive(Debug, Clone)]
 enum Fate {
@@ -214,6 +232,7 @@ proptest! {
         page in 1..4usize,
         fail_every in 2..6usize,
         pending in 1..8usize,
+        bytes in 1..8_000usize,
     ) {
         let (log, messages) = history(&batches);
         let head = log.last().unwrap().position();
@@ -228,7 +247,7 @@ proptest! {
                 }
             }
         }
-        let limits = SequencerLimits { pending, payloads: pending * 2, ..SequencerLimits::default() };
+        let limits = SequencerLimits { pending, payloads: pending * 2, bytes, ..SequencerLimits::default() };
         let mut sequencer = Sequencer::new(limits, 0);
         let mut world = World {
             log, committed: head, received: vec![], applied: 0,

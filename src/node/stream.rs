@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use super::clock::Clock;
 use crate::event::backlog::leave_order;
 use crate::event::frame::{control_body, id_line, retry_line};
-use crate::event::{Cursor, Delivery, Event, Position, Priority};
+use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
 use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
 use crate::store::{Filter, Page, Store, StoreError};
 
@@ -86,14 +86,15 @@ impl Streams {
             cursor: Cursor::at(fence.epoch.clone(), fence.at),
             out: VecDeque::new(),
             phase: Phase::Live,
+            limit: self.limits.replay_events,
         };
         match parsed {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
             Some(Err(_)) => stream.reset("unreadable"),
             None => {}
         }
-        let hello = format!("{}{}", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
-        stream.out.push_front(hello.into());
+        let hello = format!("{}{}\n", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
+        stream.out.push_front(Ready::Frame(hello.into()));
         Ok(stream)
     }
 
@@ -103,51 +104,79 @@ impl Streams {
         listener: Arc<Listener>,
         cursor: Cursor,
         up_to: Position,
-    ) -> Result<Replay, StoreError> {
+        limit: u32,
+    ) -> Result<Backlog, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
-        let (reader, limit) = (&listener.reader, self.limits.replay_events);
+        // Another node may have been faster than this one, but none is ahead of the log.
+        if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
+            return Ok(Backlog::Lost("ahead"));
+        }
+        let reader = &listener.reader;
         let read = |after, filter, limit| {
             let store = &self.store;
             async move { store.read_for_reader(after, up_to, reader, filter, limit).await }
         };
         metrics::counter!("carillon_replay_reads_total").increment(1);
         let mut page = read(cursor.position, &listener.filter, limit).await?;
+        let floor = match page.floor {
+            Some(floor) => floor,
+            None => self.store.log_state().await?.floor,
+        };
+        if cursor.position < floor {
+            return Ok(Backlog::Lost("retention"));
+        }
         page.events.retain(|event| !cursor.has_seen(event.position));
-        self.bound(&mut page);
+        // Of large events, no more are read the next time than were of use.
+        let next_limit = match self.bound(&mut page) {
+            true => u32::try_from(page.events.len()).unwrap_or(u32::MAX),
+            false => limit.saturating_mul(2).min(self.limits.replay_events),
+        };
         let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
         if page.end < up_to && room > 0 {
             let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
             let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
             // The limit is of what is looked through, most of which is not urgent: as far as another page.
-            let mut ahead = read(page.end, &filter, limit).await?;
+            let mut ahead = read(page.end, &filter, self.limits.replay_events).await?;
             ahead.events.retain(|event| !cursor.has_seen(event.position));
             ahead.events.truncate(room);
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(order(&cursor, &page))
+        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, &page) }))
     }
 
-    /// Keeps what may be held for one stream; the rest is read again when its turn comes.
-    fn bound(&self, page: &mut Page) {
+    /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
+    fn bound(&self, page: &mut Page) -> bool {
         let mut bytes = 0;
         let fits = page.events.iter().take_while(|event| {
             bytes += event.data.len() + 256;
             bytes <= self.limits.replay_bytes
         });
         let keep = fits.count().max(1);
-        if keep < page.events.len() {
+        let is_cut = keep < page.events.len();
+        if is_cut {
             page.events.truncate(keep);
             page.end = page.events[keep - 1].position;
         }
+        is_cut
     }
+}
+
+/// What a read of the backlog brings.
+enum Backlog {
+    /// The next of it.
+    Page(Replay),
+    /// What came next is not in the log any more, or never was; why.
+    Lost(&'static str),
 }
 
 /// A page of backlog, ready to leave.
 struct Replay {
-    frames: Vec<(Cursor, Option<i64>, String)>,
+    frames: Vec<(Cursor, Option<Millis>, String)>,
     end: Cursor,
+    /// How many events to read for the next one.
+    next_limit: u32,
 }
 
 fn order(cursor: &Cursor, page: &Page) -> Replay {
@@ -167,10 +196,10 @@ fn order(cursor: &Cursor, page: &Page) -> Replay {
         .into_iter()
         .map(|(index, cursor)| (cursor, page.events[index].expires_at, encode(&page.events[index])))
         .collect();
-    Replay { frames, end }
+    Replay { frames, end, next_limit: 1 }
 }
 
-type Reading = Pin<Box<dyn Future<Output = Result<Replay, StoreError>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Result<Backlog, StoreError>> + Send>>;
 
 enum Phase {
     Live,
@@ -180,15 +209,24 @@ enum Phase {
     Ended,
 }
 
+/// What waits for the socket.
+enum Ready {
+    /// An event, and when it ends.
+    Event(Bytes, Option<Millis>),
+    /// Something of the stream's own.
+    Frame(Bytes),
+}
+
 /// One stream: the body of its response.
 pub struct EventStream {
     shared: Arc<Streams>,
     listener: Arc<Listener>,
     /// What has been handed to the connection.
     cursor: Cursor,
-    /// Ready to be written.
-    out: VecDeque<Bytes>,
+    out: VecDeque<Ready>,
     phase: Phase,
+    /// How many events a replay reads at once.
+    limit: u32,
 }
 
 impl EventStream {
@@ -206,7 +244,9 @@ impl EventStream {
             return self.reset(reason);
         }
         self.cursor = cursor;
-        if fence.missed_nothing || self.cursor.position >= fence.at {
+        // Whoever has seen more than this node is checked against the log: one that lost its end would have
+        // the stream leave out whatever comes up to there.
+        if self.cursor.furthest() <= fence.at && (fence.missed_nothing || self.cursor.position >= fence.at) {
             self.reach(fence.at);
         } else {
             self.replay_to(fence.at);
@@ -220,8 +260,12 @@ impl EventStream {
         self.cursor.overtaken.retain(|ahead| *ahead > reached);
     }
 
+    fn next_page(&self, up_to: Position) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
+        self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to, self.limit)
+    }
+
     fn replay_to(&mut self, up_to: Position) {
-        let reading = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+        let reading = self.next_page(up_to);
         self.phase = Phase::Replaying(Box::pin(reading), up_to);
     }
 
@@ -234,7 +278,7 @@ impl EventStream {
 
     fn notice(&mut self, body: &str) {
         let frame = format!("{}{body}", id_line(&self.cursor));
-        self.out.push_back(frame.into());
+        self.out.push_back(Ready::Frame(frame.into()));
     }
 
     /// Ends the stream with a last word, if there is one.
@@ -246,17 +290,19 @@ impl EventStream {
     }
 
     /// One page of backlog came, or the store failed.
-    fn replayed(&mut self, answer: Result<Replay, StoreError>, up_to: Position) {
+    fn replayed(&mut self, answer: Result<Backlog, StoreError>, up_to: Position) {
         match answer {
-            Ok(replay) => {
-                let now = self.shared.clock.now();
-                for (cursor, expires_at, body) in replay.frames {
-                    if expires_at.is_none_or(|at| at > now) {
-                        self.out.push_back(format!("{}{body}", id_line(&cursor)).into());
-                        metrics::counter!("carillon_deliveries_total").increment(1);
-                    }
-                }
+            Ok(Backlog::Lost(reason)) => {
+                self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
+                self.phase = Phase::Live;
+                self.reset(reason);
+            }
+            Ok(Backlog::Page(replay)) => {
+                self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
+                    Ready::Event(format!("{}{body}", id_line(&cursor)).into(), expires_at)
+                }));
                 self.cursor = replay.end;
+                self.limit = replay.next_limit;
                 if self.cursor.position >= up_to {
                     self.reach(up_to);
                     self.phase = Phase::Live;
@@ -267,7 +313,7 @@ impl EventStream {
             Err(error) => {
                 metrics::counter!("carillon_replay_failures_total").increment(1);
                 tracing::warn!(%error, "a replay waits for the store");
-                let next = self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to);
+                let next = self.next_page(up_to);
                 let later = async {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     next.await
@@ -277,44 +323,53 @@ impl EventStream {
         }
     }
 
-    /// Live items came: one buffer for all of them.
+    /// Live items came.
     fn flush(&mut self, items: VecDeque<Item>) {
-        let now = self.shared.clock.now();
-        let mut sent = 0;
         for item in items {
             match item {
                 Item::Notice(body) => self.notice(&body),
-                Item::Event(event) if self.cursor.has_seen(event.position()) || event.has_expired(now) => {
-                    self.reach(event.position());
-                }
+                Item::Event(event) if self.cursor.has_seen(event.position()) => self.reach(event.position()),
                 Item::Event(event) => {
                     self.reach(event.position());
-                    sent += 1;
-                    if self.cursor.overtaken.is_empty() {
-                        self.out.push_back(event.frame.bytes().clone());
+                    let bytes = if self.cursor.overtaken.is_empty() {
+                        event.frame.bytes().clone()
                     } else {
-                        self.out.push_back(Bytes::from(id_line(&self.cursor)));
-                        self.out.push_back(event.frame.bytes().slice_ref(event.frame.body()));
-                    }
+                        [id_line(&self.cursor).as_bytes(), event.frame.body()].concat().into()
+                    };
+                    self.out.push_back(Ready::Event(bytes, event.head.expires_at));
                 }
             }
         }
-        metrics::counter!("carillon_deliveries_total").increment(sent);
     }
 
     /// The next bytes for the socket: shared as they are if one frame waits, joined if several do.
     fn next_write(&mut self) -> Option<Bytes> {
-        let first = self.out.pop_front()?;
-        if self.out.is_empty() {
+        let (now, mut events) = (self.shared.clock.now(), 0);
+        // Asked of each as it leaves: behind a slow client it may have waited for long.
+        let mut next = |out: &mut VecDeque<Ready>| loop {
+            match out.pop_front()? {
+                Ready::Event(_, Some(expires_at)) if expires_at <= now => {}
+                Ready::Event(bytes, _) => {
+                    events += 1;
+                    return Some(bytes);
+                }
+                Ready::Frame(bytes) => return Some(bytes),
+            }
+        };
+        let first = next(&mut self.out)?;
+        let write = if self.out.is_empty() {
             self.out = VecDeque::new();
-            return Some(first);
-        }
-        let mut joined = BytesMut::from(&first[..]);
-        while joined.len() < self.shared.limits.write_bytes {
-            let Some(next) = self.out.pop_front() else { break };
-            joined.extend_from_slice(&next);
-        }
-        Some(joined.freeze())
+            first
+        } else {
+            let mut joined = BytesMut::from(&first[..]);
+            while joined.len() < self.shared.limits.write_bytes {
+                let Some(more) = next(&mut self.out) else { break };
+                joined.extend_from_slice(&more);
+            }
+            joined.freeze()
+        };
+        metrics::counter!("carillon_deliveries_total").increment(events);
+        Some(write)
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -336,9 +391,11 @@ impl EventStream {
                 }
                 Poll::Ready(Taken::Heartbeat) if is_live => {
                     self.reach(applied);
-                    self.out.push_back(format!("{}\n", id_line(&self.cursor)).into());
+                    self.out.push_back(Ready::Frame(format!("{}\n", id_line(&self.cursor)).into()));
                 }
-                Poll::Ready(Taken::Heartbeat) => self.out.push_back(Bytes::from_static(b":\n\n")),
+                Poll::Ready(Taken::Heartbeat) => {
+                    self.out.push_back(Ready::Frame(Bytes::from_static(b":\n\n")))
+                }
                 Poll::Ready(Taken::Close(closing)) => self.close(closing),
                 Poll::Pending => {
                     let Phase::Replaying(reading, up_to) = &mut self.phase else { return Poll::Pending };
@@ -374,7 +431,11 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The answer to a stream that cannot be opened now: an empty one, since anything but a 200 ends an
-/// `EventSource` for good.
-pub fn come_back_later(retry: Duration) -> String {
-    retry_line(millis(retry))
+/// `EventSource` for good. The reason stands in a comment, for people who look.
+pub fn come_back_later(retry: Duration, reason: &str) -> String {
+    format!("{}: {reason}\n\n", retry_line(millis(retry)))
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::Node;
 use super::sequencer::{Moment, Output, Sequencer};
-use crate::bus::BusEvent;
 use crate::bus::message::{Message, Notice};
+use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Audience, Delivery, Epoch, Position};
 use crate::store::{LogState, StoreError};
 
@@ -31,22 +31,21 @@ struct Subscriber {
     /// `None` until the log was seen.
     at: Option<(Epoch, Sequencer)>,
     is_bus_down: bool,
-    answers: mpsc::Sender<Answer>,
+    /// What the store is being asked: one read and one question at most.
+    questions: JoinSet<Answer>,
     asking: bool,
     /// What was applied when the question was put: the log cannot since have ended before it.
     asked_at: Position,
     ask_at: Instant,
 }
 
-/// Runs until the bus is closed.
-pub(super) async fn run(node: Arc<Node>, mut bus: mpsc::Receiver<BusEvent>) {
-    // One read and one question are under way at most.
-    let (answers, mut answered) = mpsc::channel(2);
+/// Runs until the bus is closed, or something breaks that should not.
+pub(super) async fn run(node: Arc<Node>, mut bus: BusEvents) {
     let mut subscriber = Subscriber {
         node,
         at: None,
         is_bus_down: true,
-        answers,
+        questions: JoinSet::new(),
         asking: false,
         asked_at: 0,
         ask_at: Instant::now(),
@@ -58,11 +57,15 @@ pub(super) async fn run(node: Arc<Node>, mut bus: mpsc::Receiver<BusEvent>) {
                 Some(event) => subscriber.heard(event),
                 None => return,
             },
-            Some(answer) = answered.recv() => subscriber.answered(answer),
+            Some(answer) = subscriber.questions.join_next() => match answer {
+                Ok(answer) => subscriber.answered(answer),
+                // It panicked. Whoever waited for it would wait for ever.
+                Err(error) => return tracing::error!(%error, "a question to the store broke off"),
+            },
             () = sleep_until(wake) => {}
         }
         // Everything that has come is told before the sequencer moves: one lock for all of it.
-        while let Ok(event) = bus.try_recv() {
+        while let Some(event) = bus.try_recv() {
             subscriber.heard(event);
             if subscriber.is_far() {
                 break;
@@ -143,12 +146,13 @@ impl Subscriber {
                 guard.notify(&audience, "carillon.read", &json!({ "position": position, "read": read }));
             }
             Notice::ReadUpTo { user, up_to } => {
-                let audience = Audience::Users(vec![user]);
-                hub.lock().notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
+                let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
+                guard.forget_up_to(user, up_to);
+                guard.notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
             }
             Notice::Retracted { position, audience } => {
-                let guard = hub.lock();
-                guard.forget(&audience, position);
+                let mut guard = hub.lock();
+                guard.retract(&audience, position);
                 guard.notify(&audience, "carillon.retract", &json!({ "position": position }));
             }
             Notice::Ended(credentials) => hub.end(&credentials),
@@ -215,12 +219,12 @@ impl Subscriber {
         metrics::counter!("carillon_history_lost_total").increment(1);
         self.asking = true;
         self.asked_at = 0;
-        let (node, answers) = (self.node.clone(), self.answers.clone());
-        tokio::spawn(async move {
+        let node = self.node.clone();
+        self.questions.spawn(async move {
             if let Err(error) = node.store.renew_epoch(&old).await {
                 tracing::warn!(%error, "the epoch could not be renewed");
             }
-            let _ = answers.send(Answer::Head(node.log_state().await)).await;
+            Answer::Head(node.log_state().await)
         });
     }
 
@@ -238,20 +242,19 @@ impl Subscriber {
         }
     }
 
-    fn perform(&self, guard: &mut crate::hub::HubGuard<'_>, epoch: &Epoch, output: Output) {
+    fn perform(&mut self, guard: &mut crate::hub::HubGuard<'_>, epoch: &Epoch, output: Output) {
         match output {
             Output::Apply { events, routes, applied } => guard.apply(&events, routes, applied),
             Output::Read { after, up_to } => {
                 metrics::counter!("carillon_catch_up_reads_total").increment(1);
                 guard.reading(up_to);
                 let (users, topics) = guard.interests();
-                let (node, answers, epoch) = (self.node.clone(), self.answers.clone(), epoch.clone());
-                tokio::spawn(async move {
+                let (node, epoch) = (self.node.clone(), epoch.clone());
+                self.questions.spawn(async move {
                     let page = node.store.read_for_node(after, up_to, &users, &topics, READ_PAGE).await;
                     let encode = |e: &_| Arc::new(Delivery::of(&epoch, e));
                     let page = page.map(|page| (page.events.iter().map(encode).collect(), page.end));
-                    // The subscriber is gone only when the node stops.
-                    let _ = answers.send(Answer::Page(epoch, page)).await;
+                    Answer::Page(epoch, page)
                 });
             }
         }
@@ -269,10 +272,8 @@ impl Subscriber {
         self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
         self.asking = true;
         self.asked_at = self.at.as_ref().map_or(0, |(_, sequencer)| sequencer.applied());
-        let (node, answers) = (self.node.clone(), self.answers.clone());
-        tokio::spawn(async move {
-            let _ = answers.send(Answer::Head(node.log_state().await)).await;
-        });
+        let node = self.node.clone();
+        self.questions.spawn(async move { Answer::Head(node.log_state().await) });
     }
 
     fn now(&self) -> Moment {

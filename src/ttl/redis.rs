@@ -4,7 +4,7 @@
 //! said beyond its error code: some servers repeat the command they refuse, and one of ours is the password.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -13,8 +13,8 @@ use ::redis::{
     ServerErrorKind, Value,
 };
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use super::{Taken, TtlError, TtlLimits};
 use crate::event::Millis;
@@ -56,11 +56,13 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// One connection shared by all clones, made when first needed and again whenever it breaks.
+/// One connection shared by all clones, made when first needed and again whenever it breaks; never by a caller,
+/// who would wait for it.
 #[derive(Clone)]
 pub struct RedisTtl {
     server: RedisServer,
-    link: Arc<Mutex<Link>>,
+    /// Begun with the first call.
+    link: Arc<OnceLock<Arc<watch::Sender<Link>>>>,
     deadline: Duration,
     queue: usize,
 }
@@ -148,16 +150,16 @@ impl RedisTtl {
         expirations
     }
 
-    /// Runs commands over the shared connection, within the deadline. A connection that fails or falls silent
-    /// is replaced by the next call.
+    /// Runs commands over the shared connection, within the deadline. While Redis is known to be away this fails
+    /// at once: whoever asks has another answer, and is not to wait for this one again and again.
     async fn call<T>(
         &self,
         commands: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, TtlError> {
         let mut used = None;
         let answered = timeout(self.deadline, async {
-            let (mut connection, generation) = self.connection().await?;
-            used = Some(generation);
+            let (mut connection, number) = self.connection().await?;
+            used = Some(number);
             Ok(commands(&mut connection).await)
         })
         .await;
@@ -165,70 +167,95 @@ impl RedisTtl {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(error))) => {
                 if is_broken(&error) {
-                    self.discard(used);
+                    self.broke(used, Link::Connecting);
                 }
                 Err(TtlError(describe(&error)))
             }
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                self.discard(used);
-                Err(TtlError(format!("no answer within {} ms", self.deadline.as_millis())))
+                let silence = silence(self.deadline);
+                self.broke(used, Link::Down(silence.clone()));
+                Err(TtlError(silence))
             }
         }
     }
 
-    /// The shared connection and which one it is. While Redis is down this fails at once, without an attempt
-    /// by every caller.
+    /// The shared connection and its number; waits for it only while nothing is known to be wrong.
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), TtlError> {
-        let mut link = self.link.lock().await;
-        if let Some(connection) = &link.connection {
-            return Ok((connection.clone(), link.generation));
-        }
-        if link.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(TtlError(link.failure.clone()));
-        }
-        // Set before the attempt: the deadline may end this future in the middle of it.
-        link.backoff = next_backoff(link.backoff);
-        link.retry_at = Some(Instant::now() + self.deadline + link.backoff);
-        link.failure = format!("no connection within {} ms", self.deadline.as_millis());
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.deadline))
-            .set_response_timeout(Some(self.deadline));
-        match self.server.client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => {
-                let generation = link.generation + 1;
-                *link = Link { connection: Some(connection.clone()), generation, ..Link::default() };
-                Ok((connection, generation))
-            }
-            Err(error) => {
-                link.retry_at = Some(Instant::now() + link.backoff);
-                link.failure = describe(&error);
-                Err(TtlError(link.failure.clone()))
-            }
+        let link = self.link.get_or_init(|| {
+            let link = Arc::new(watch::channel(Link::Connecting).0);
+            tokio::spawn(stay_connected(self.server.client.clone(), self.deadline, Arc::downgrade(&link)));
+            link
+        });
+        let mut known = link.subscribe();
+        let known = known.wait_for(|link| !matches!(link, Link::Connecting)).await;
+        match known.as_deref() {
+            Ok(Link::Up(connection, number)) => Ok((connection.clone(), *number)),
+            Ok(Link::Down(reason)) => Err(TtlError(reason.clone())),
+            Ok(Link::Connecting) | Err(_) => Err(TtlError("not connected".into())),
         }
     }
 
-    /// Forgets a connection, unless another call has replaced it already.
-    fn discard(&self, used: Option<u64>) {
-        // The lock is held for long only to connect, when the connection is forgotten already. If it is held
-        // for a moment, the next call that fails comes here again.
-        if let Ok(mut link) = self.link.try_lock()
-            && used == Some(link.generation)
-        {
-            link.connection = None;
+    /// The connection of this number is of no use any more.
+    fn broke(&self, number: Option<u64>, now: Link) {
+        let Some(link) = self.link.get() else { return };
+        link.send_if_modified(|link| {
+            // A late failure of one does not cost its successor.
+            let is_it = matches!(link, Link::Up(_, current) if number == Some(*current));
+            if is_it {
+                *link = now;
+            }
+            is_it
+        });
+    }
+}
+
+/// The shared connection, as it is known to stand.
+enum Link {
+    /// About to be there: worth a wait.
+    Connecting,
+    /// With its number, counted up.
+    Up(MultiplexedConnection, u64),
+    /// Not there, and why; attempts go on.
+    Down(String),
+}
+
+/// Makes the connection, and another whenever it has broken, as long as anybody has the link.
+async fn stay_connected(client: Client, deadline: Duration, link: Weak<watch::Sender<Link>>) {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(deadline))
+        .set_response_timeout(Some(deadline));
+    let (mut number, mut backoff) = (0, Duration::ZERO);
+    loop {
+        let attempt = client.get_multiplexed_async_connection_with_config(&config);
+        let outcome = match timeout(deadline, attempt).await {
+            Ok(outcome) => outcome.map_err(|error| describe(&error)),
+            Err(_) => Err(silence(deadline)),
+        };
+        let Some(link) = link.upgrade() else { return };
+        match outcome {
+            Ok(connection) => {
+                number += 1;
+                backoff = Duration::ZERO;
+                let mut known = link.subscribe();
+                link.send_replace(Link::Up(connection, number));
+                drop(link);
+                if known.wait_for(|link| !matches!(link, Link::Up(..))).await.is_err() {
+                    return;
+                }
+            }
+            Err(reason) => {
+                link.send_replace(Link::Down(reason));
+                drop(link);
+                backoff = next_backoff(backoff);
+                sleep(backoff).await;
+            }
         }
     }
 }
 
-/// The shared connection, or when to try again for one.
-#[derive(Default)]
-struct Link {
-    connection: Option<MultiplexedConnection>,
-    /// Counts the connections there have been, so that a late failure of one does not cost its successor.
-    generation: u64,
-    retry_at: Option<Instant>,
-    backoff: Duration,
-    failure: String,
+fn silence(deadline: Duration) -> String {
+    format!("no answer within {} ms", deadline.as_millis())
 }
 
 /// Listens for keys that end, over a connection of its own, until its receiver is dropped.
@@ -312,7 +339,7 @@ impl Subscriber {
             match timeout(self.deadline, Cmd::new().arg("PING").exec_async(&mut connection)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return describe(&error),
-                Err(_) => return format!("no answer within {} ms", self.deadline.as_millis()),
+                Err(_) => return silence(self.deadline),
             }
         }
     }

@@ -39,6 +39,7 @@ suite!(
     stream::what_cannot_be_resumed_is_told_and_goes_on,
     stream::resuming_gives_exactly_what_was_missed,
     stream::the_urgent_overtake_in_a_backlog,
+    stream::what_cannot_be_served_for_the_moment_is_no_refusal,
     inbox::pages_are_complete_and_do_not_overlap,
     inbox::data_is_shown_as_it_was_sent,
     inbox::filters_choose_what_is_listed,

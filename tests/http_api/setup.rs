@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
 use crate::support::DEADLINE;
@@ -26,6 +27,7 @@ pub struct Setup {
     /// A publisher besides `people.publisher`.
     pub rival: String,
     pub admin: String,
+    store_url: String,
     client: Client,
     _folder: Option<TempDir>,
     _redis: Option<RedisServer>,
@@ -61,6 +63,7 @@ impl Setup {
             admin: people.add("admin", Role::Admin).await,
             node: Node::start(store, bus, &[]).await,
             people,
+            store_url: store.to_owned(),
             client: Client::builder().redirect(Policy::none()).timeout(DEADLINE).build().unwrap(),
             _folder: folder,
             _redis: redis,
@@ -108,6 +111,17 @@ impl Setup {
     /// A stream of whoever has `token`; `query` stands behind the `?`.
     pub async fn stream(&self, token: &str, query: &str) -> Stream {
         Stream::open(self.get(&format!("/api/v1/stream?{query}")).bearer_auth(token)).await
+    }
+
+    /// Does something to the database behind the node's back.
+    pub async fn execute(&self, sql: &'static str) {
+        if self.store_url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(&self.store_url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        } else {
+            let mut connection = sqlx::PgConnection::connect(&self.store_url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
     }
 
     /// The `data` of what is in the inbox of whoever has `token`, as listed.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::setup::{Setup, Stream, send};
+use crate::support::{DEADLINE, wait_until};
 
 const STREAM: &str = "/api/v1/stream";
 
@@ -136,13 +137,15 @@ pub async fn what_cannot_be_resumed_is_told_and_goes_on(setup: Setup) {
     let fresh = live.cursor().to_owned();
     setup.publish_to_all("before").await;
     live.until_data("before").await;
-    let (_, position) = fresh.split_once('-').unwrap();
+    let (epoch, position) = fresh.split_once('-').unwrap();
     let long = format!("{fresh}{}", "+9".repeat(1_000));
     let cases = [
         ("rubbish", "unreadable"),
         (&format!("{fresh}+"), "unreadable"),
         (&long, "unreadable"),
         (&format!("another-{position}"), "epoch"),
+        (&format!("{epoch}-99999999"), "ahead"),
+        (&format!("{fresh}+99999999"), "ahead"),
     ];
     for (cursor, reason) in cases {
         let by_header = resume(&setup, &setup.alice, cursor).await;
@@ -241,4 +244,33 @@ pub async fn the_urgent_overtake_in_a_backlog(setup: Setup) {
         assert_eq!(got.len(), all.len(), "cut at {cut}: nothing comes twice");
         assert!(second.notices("carillon.reset").is_empty());
     }
+}
+
+/// Any status but 200 ends an `EventSource` for good.
+pub async fn what_cannot_be_served_for_the_moment_is_no_refusal(setup: Setup) {
+    let is_a_pause = async |token: &str| {
+        let answer = send(setup.get(STREAM).bearer_auth(token)).await.expect(200);
+        assert_eq!(answer.header("content-type"), "text/event-stream");
+        let lines: Vec<&str> = answer.body.lines().collect();
+        assert!(lines[0].strip_prefix("retry: ").is_some_and(|pause| pause.parse() != Ok(0)), "{answer:?}");
+        assert!(lines[1].starts_with(": ") && lines[2].is_empty() && lines.len() == 3, "{answer:?}");
+    };
+    let mut streams = Vec::new();
+    for _ in 0..64 {
+        streams.push(setup.stream(&setup.alice, "").await);
+    }
+    is_a_pause(&setup.alice).await;
+    drop(streams.pop());
+    let is_let_in = async || {
+        let answer = setup.get(STREAM).bearer_auth(&setup.alice).send().await.unwrap();
+        let mut answer = answer.error_for_status().unwrap();
+        answer.chunk().await.unwrap().is_some_and(|first| first.starts_with(b"id: "))
+    };
+    wait_until(DEADLINE, "there is room again", is_let_in).await;
+
+    // As in a database that is just being restored.
+    setup.execute("alter table tokens rename to not_yet_there").await;
+    is_a_pause(&setup.bob).await;
+    setup.execute("alter table not_yet_there rename to tokens").await;
+    setup.stream(&setup.bob, "").await;
 }

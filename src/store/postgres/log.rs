@@ -51,7 +51,7 @@ const READ_FOR_NODE: &str = concat!(
         ) found
         group by position order by position limit $5
     )
-    select s.position as scanned, ",
+    select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", ",
     whole_audience!(),
@@ -79,7 +79,7 @@ const READ_FOR_READER: &str = concat!(
         ) found
         group by position order by position limit $5
     )
-    select s.position as scanned, ",
+    select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", array[$3] as recipients
     from scanned s
@@ -313,8 +313,9 @@ fn page(rows: &[PgRow], after: Position, up_to: Position, limit: u32) -> sqlx::R
         None if is_cut => after,
         _ => up_to.max(after),
     };
+    let floor = rows.first().map(|row| row.try_get("floor")).transpose()?;
     let wanted = |row: &&PgRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    Ok(Page { events: rows.iter().filter(wanted).map(event_of).collect::<sqlx::Result<_>>()?, end })
+    Ok(Page { events: rows.iter().filter(wanted).map(event_of).collect::<sqlx::Result<_>>()?, end, floor })
 }
 
 async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {

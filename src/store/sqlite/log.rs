@@ -52,7 +52,7 @@ const LOG_STATE: &str = concat!(
 );
 const READ_FOR_NODE: &str = concat!(
     scanned!(),
-    " select s.position as scanned, ",
+    " select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", ",
     whole_audience!(),
@@ -63,7 +63,7 @@ const READ_FOR_NODE: &str = concat!(
 );
 const READ_FOR_READER: &str = concat!(
     scanned!(),
-    " select s.position as scanned, ",
+    " select s.position as scanned, (select floor from log_state) as floor, ",
     event_columns!(),
     ", ?3 as recipients
       from scanned s
@@ -97,12 +97,12 @@ const FIRST_OF_KEY: &str = "
 impl SqliteStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
         let row = sqlx::query(LOG_STATE).fetch_one(&self.readers).await.map_err(failed)?;
-        let epoch: String = row.get("epoch");
+        let epoch: String = row.try_get("epoch").map_err(failed)?;
         Ok(LogState {
             epoch: epoch_of(&epoch)?,
-            floor: row.get("floor"),
-            head: row.get("head"),
-            now: row.get("now"),
+            floor: row.try_get("floor").map_err(failed)?,
+            head: row.try_get("head").map_err(failed)?,
+            now: row.try_get("now").map_err(failed)?,
         })
     }
 
@@ -184,7 +184,7 @@ impl SqliteStore {
 async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx::Result<Appended> {
     let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
     let state = sqlx::query(LOG_STATE).fetch_one(&mut *work).await?;
-    let (previous, now): (Position, Millis) = (state.get("head"), state.get("now"));
+    let (previous, now): (Position, Millis) = (state.try_get("head")?, state.try_get("now")?);
     let mut outcomes = Vec::with_capacity(events.len());
     for event in events {
         let (audience, topic) = match &event.audience {
@@ -214,10 +214,10 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
             .fetch_optional(&mut *work)
             .await?;
         let outcome = match inserted {
-            Some(row) => appended(&row, false),
+            Some(row) => appended(&row, false)?,
             None => {
                 let first = sqlx::query(FIRST_OF_KEY).bind(event.publisher).bind(key).bind(index);
-                appended(&first.fetch_one(&mut *work).await?, true)
+                appended(&first.fetch_one(&mut *work).await?, true)?
             }
         };
         if let (Audience::Users(users), false) = (&event.audience, outcome.is_repeat) {
@@ -233,14 +233,14 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
     Ok(Appended { previous, events: outcomes })
 }
 
-fn appended(row: &SqliteRow, is_repeat: bool) -> AppendedEvent {
-    AppendedEvent {
-        position: row.get("position"),
-        id: row.get("id"),
-        created_at: row.get("created_at"),
-        expires_at: row.get("expires_at"),
+fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
+    Ok(AppendedEvent {
+        position: row.try_get("position")?,
+        id: row.try_get("id")?,
+        created_at: row.try_get("created_at")?,
+        expires_at: row.try_get("expires_at")?,
         is_repeat,
-    }
+    })
 }
 
 /// The least priority of a filter.
@@ -290,8 +290,9 @@ fn page(rows: &[SqliteRow], after: Position, up_to: Position, limit: u32) -> Res
         None if is_cut => after,
         _ => up_to.max(after),
     };
+    let floor = rows.first().map(|row| row.try_get("floor")).transpose().map_err(failed)?;
     let is_wanted = |row: &&SqliteRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    Ok(Page { events: rows.iter().filter(is_wanted).map(event_of).collect::<Result<_>>()?, end })
+    Ok(Page { events: rows.iter().filter(is_wanted).map(event_of).collect::<Result<_>>()?, end, floor })
 }
 
 async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {

@@ -1,0 +1,193 @@
+use super::*;
+use crate::event::{Audience, Event, Expiry, NewEvent};
+use crate::hub::HubLimits;
+use crate::store::{Credential, Filter, Reader, StoreLimits};
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long anything may take that should take a moment.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A log in memory, and the hub of a node that has applied all of it.
+struct World {
+    store: Store,
+    hub: Arc<Hub>,
+    clock: Arc<Clock>,
+    streams: Arc<Streams>,
+}
+
+impl World {
+    async fn new(limits: StreamLimits) -> Self {
+        let store = Store::open("sqlite::memory:", &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let hub = Arc::new(Hub::new(HubLimits::default(), |_| {}));
+        let state = store.log_state().await.unwrap();
+        hub.lock().begin(&state.epoch, state.floor, state.head);
+        let clock = Arc::new(Clock::default());
+        clock.set(state.now);
+        let streams = Streams::new(hub.clone(), store.clone(), clock.clone(), limits);
+        Self { store, hub, clock, streams }
+    }
+
+    /// Appends an event for everyone; this node does not know of it yet.
+    async fn append(&self, data: &str, expiry: Expiry) -> Event {
+        let new = NewEvent {
+            id: Uuid::now_v7(),
+            event_type: "test".parse().unwrap(),
+            priority: Priority::Normal,
+            audience: Audience::Everyone,
+            data: format!("\"{data}\""),
+            expiry,
+            keep_after_read: None,
+            publisher: 1,
+            idempotency: None,
+        };
+        let position = self.store.append(&[new]).await.unwrap().events[0].position;
+        self.store.event_at(position).await.unwrap().unwrap()
+    }
+
+    async fn apply(&self, event: &Event) {
+        let epoch = self.store.log_state().await.unwrap().epoch;
+        let delivery = Arc::new(Delivery::of(&epoch, event));
+        let routes = vec![(event.position, event.audience.clone())];
+        self.hub.lock().apply(&[delivery], Some(routes), event.position);
+    }
+
+    async fn publish(&self, data: &str) -> Event {
+        let event = self.append(data, Expiry::Never).await;
+        self.apply(&event).await;
+        event
+    }
+
+    async fn open(&self, positions: Option<&str>) -> EventStream {
+        let epoch = self.store.log_state().await.unwrap().epoch;
+        let subscription = Subscription {
+            reader: Reader { user: 1, topics: vec![] },
+            filter: Filter::default(),
+            credential: Credential::Token(1),
+            connection: CancellationToken::new(),
+        };
+        let cursor = positions.map(|positions| format!("{epoch}-{positions}"));
+        self.streams.open(subscription, cursor.as_deref()).unwrap()
+    }
+}
+
+/// What the next write brings.
+async fn next(stream: &mut EventStream) -> String {
+    let frame = timeout(DEADLINE, stream.frame()).await.expect("nothing comes").unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+/// Everything up to and with the write that brings `last`.
+async fn until(stream: &mut EventStream, last: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(last) {
+        all += &next(stream).await;
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_cursor_beyond_the_log_is_told_and_what_comes_then_arrives() {
+    for positions in ["999", "1+999", "9223372036854775807"] {
+        let world = World::new(StreamLimits::default()).await;
+        world.publish("before").await;
+        let mut stream = world.open(Some(positions)).await;
+        let reset = until(&mut stream, "\n\n").await + &until(&mut stream, "carillon.reset").await;
+        assert!(reset.contains(r#""reason":"ahead""#), "{positions}: {reset}");
+        world.publish("after").await;
+        let rest = until(&mut stream, "after").await;
+        assert!(rest.contains("-2\ndata:"), "{positions}: {rest}");
+    }
+}
+
+/// Another node was faster: that is no reason to begin again.
+#[tokio::test]
+async fn a_cursor_beyond_what_this_node_has_applied_is_resumed() {
+    let world = World::new(StreamLimits::default()).await;
+    let (first, second) =
+        (world.append("first", Expiry::Never).await, world.append("second", Expiry::Never).await);
+    let mut stream = world.open(Some("1")).await;
+    let mut overtaken = world.open(Some("0+2")).await;
+    for event in [&first, &second] {
+        world.apply(event).await;
+    }
+    world.publish("third").await;
+    let all = until(&mut stream, "third").await;
+    assert!(!all.contains("reset") && !all.contains("first") && all.contains("second"), "{all}");
+    let all = until(&mut overtaken, "third").await;
+    assert!(!all.contains("reset") && all.contains("first") && !all.contains("second"), "{all}");
+}
+
+/// A slow client may leave it waiting for long.
+#[tokio::test]
+async fn what_expires_while_it_waits_for_the_socket_does_not_leave() {
+    let world = World::new(StreamLimits { write_bytes: 1, ..StreamLimits::default() }).await;
+    let now = world.store.log_state().await.unwrap().now;
+    let (far, later) = (Expiry::At(now + 3_600_000), now + 3_600_001);
+    let mut live = world.open(None).await;
+    for (data, expiry) in [("first", Expiry::Never), ("passing", far), ("last", Expiry::Never)] {
+        let event = world.append(data, expiry).await;
+        world.apply(&event).await;
+    }
+    let mut replayed = world.open(Some("0")).await;
+    for stream in [&mut live, &mut replayed] {
+        world.clock.set(now);
+        until(stream, "first").await;
+        world.clock.set(later);
+        let rest = until(stream, "last").await;
+        assert!(!rest.contains("passing"), "{rest}");
+    }
+}
+
+/// It may pass a slow listener between two pages, and this node hears of it later.
+#[tokio::test]
+async fn what_retention_removes_during_a_replay_is_told() {
+    let world = World::new(StreamLimits { replay_events: 1, ..StreamLimits::default() }).await;
+    for data in ["first", "second", "third", "fourth"] {
+        world.publish(data).await;
+    }
+    let mut stream = world.open(Some("0")).await;
+    let begin = until(&mut stream, "first").await;
+    assert!(!begin.contains("second"), "{begin}");
+    let far = world.store.log_state().await.unwrap().now + 1;
+    assert_eq!(world.store.retire(far, 3).await.unwrap(), 3);
+    let rest = until(&mut stream, "reset").await;
+    assert!(rest.contains(r#""reason":"retention""#), "{rest}");
+    world.publish("after").await;
+    let rest = until(&mut stream, "after").await;
+    assert!(rest.contains("-5\ndata:"), "{rest}");
+
+    assert_eq!(world.store.retire(far + 3_600_000, 3).await.unwrap(), 2);
+    let mut empty = world.open(Some("1")).await;
+    until(&mut empty, r#""reason":"retention""#).await;
+}
+
+#[tokio::test]
+async fn a_replay_of_large_events_reads_no_more_than_it_holds() {
+    let limits = StreamLimits { replay_bytes: 3_000, ..StreamLimits::default() };
+    let world = World::new(limits).await;
+    for number in 0..20 {
+        world.publish(&format!("{number:01000}")).await;
+    }
+    let mut stream = world.open(Some("0")).await;
+    let mut all = until(&mut stream, &format!("{:01000}", 0)).await;
+    assert_eq!(stream.limit, 2, "as many as were of use");
+    let mut most = 0;
+    while !all.contains(&format!("{:01000}", 19)) {
+        all += &next(&mut stream).await;
+        most = most.max(stream.limit);
+    }
+    assert!(most <= 4, "{most} were read, of which 2 are held");
+    assert_eq!(all.matches("data:").count(), 20);
+    for data in 0..300 {
+        world.publish(&data.to_string()).await;
+    }
+    let mut small = world.open(Some("20")).await;
+    small.limit = 1;
+    let all = until(&mut small, "\"299\"").await;
+    assert_eq!(all.matches("data:").count(), 300);
+    assert!(small.limit > 1, "it grows again");
+}

@@ -1,0 +1,84 @@
+use super::*;
+use crate::event::{Audience, Expiry, NewEvent, Priority};
+use crate::store::StoreLimits;
+use crate::ttl::TtlLimits;
+use sqlx::Connection as _;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How long anything may take that should take a moment.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A node with a database of its own.
+struct World {
+    node: Arc<Node>,
+    url: String,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn new(limits: NodeLimits) -> Self {
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.sqlite").display());
+        let store = Store::open(&url, &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
+        let node = Node::start(store, "memory:", ttl, limits).unwrap();
+        let world = Self { node, url, _folder: folder };
+        world.until("the node is ready", |node| node.unready().is_empty()).await;
+        world
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Node) -> bool) {
+        let begun = Instant::now();
+        while !holds(&self.node) {
+            assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Does something to the database behind the node's back.
+    async fn execute(&self, sql: &'static str) {
+        let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.node.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
+    let world = World::new(NodeLimits::default()).await;
+    world.execute("update log_state set floor = 'nonsense'").await;
+    world.until("the damage is noticed", |node| !node.unready().is_empty()).await;
+    world.execute("update log_state set floor = 0").await;
+    world.until("the node is ready again", |node| node.unready().is_empty()).await;
+}
+
+/// Nobody's own clock decides what is old.
+#[tokio::test]
+async fn retention_goes_by_the_databases_clock() {
+    let retire_every = Duration::from_millis(20);
+    let reconcile_every = Duration::from_secs(3_600);
+    let world = World::new(NodeLimits { retire_every, reconcile_every, ..NodeLimits::default() }).await;
+    let event = NewEvent {
+        id: Uuid::now_v7(),
+        event_type: "test".parse().unwrap(),
+        priority: Priority::Normal,
+        audience: Audience::Everyone,
+        data: "1".into(),
+        expiry: Expiry::Never,
+        keep_after_read: None,
+        publisher: 1,
+        idempotency: None,
+    };
+    let position = world.node.store.append(&[event]).await.unwrap().events[0].position;
+    let far = world.node.clock.now() + 100 * 365 * 86_400_000;
+    world.node.clock.set(far);
+    world.until("the node asks what time it is", |node| node.clock.now() < far).await;
+    assert!(world.node.store.event_at(position).await.unwrap().is_some(), "it was removed as old");
+}

@@ -1,0 +1,66 @@
+//! What waits for its turn, by position, with its count and bytes known.
+
+use std::collections::BTreeMap;
+
+use crate::event::Position;
+
+/// Items by position. Whoever inserts drops what is over the bounds, from the end that matters less.
+#[derive(Debug)]
+pub(super) struct Waiting<T> {
+    items: BTreeMap<Position, (usize, T)>,
+    bytes: usize,
+    max_items: usize,
+    max_bytes: usize,
+}
+
+impl<T> Waiting<T> {
+    pub(super) fn new(max_items: usize, max_bytes: usize) -> Self {
+        Self { items: BTreeMap::new(), bytes: 0, max_items, max_bytes }
+    }
+
+    /// Puts an item of so many bytes in, in place of what was there.
+    pub(super) fn insert(&mut self, position: Position, bytes: usize, item: T) {
+        self.bytes += bytes;
+        if let Some((before, _)) = self.items.insert(position, (bytes, item)) {
+            self.bytes -= before;
+        }
+    }
+
+    /// Whether something must be dropped. One item may always wait.
+    pub(super) fn is_over(&self) -> bool {
+        self.items.len() > self.max_items || (self.bytes > self.max_bytes && self.items.len() > 1)
+    }
+
+    /// Whether another item may be one too many.
+    pub(super) fn is_full(&self) -> bool {
+        self.items.len() >= self.max_items || self.bytes >= self.max_bytes
+    }
+
+    pub(super) fn get(&self, position: Position) -> Option<&T> {
+        self.items.get(&position).map(|(_, item)| item)
+    }
+
+    pub(super) fn first(&self) -> Option<(Position, &T)> {
+        self.items.first_key_value().map(|(position, (_, item))| (*position, item))
+    }
+
+    pub(super) fn pop_first(&mut self) {
+        self.bytes -= self.items.pop_first().map_or(0, |(_, (bytes, _))| bytes);
+    }
+
+    pub(super) fn pop_last(&mut self) {
+        self.bytes -= self.items.pop_last().map_or(0, |(_, (bytes, _))| bytes);
+    }
+
+    /// Drops items from the first on, as long as `is_past`.
+    pub(super) fn drop_while(&mut self, is_past: impl Fn(Position, &T) -> bool) {
+        while self.first().is_some_and(|(position, item)| is_past(position, item)) {
+            self.pop_first();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+}
