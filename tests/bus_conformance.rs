@@ -339,13 +339,22 @@ async fn a_connection_ended_by_the_server_is_a_gap() {
 async fn a_full_output_buffer_is_a_gap() {
     let server = RedisServer::start(&["--client-output-buffer-limit", "pubsub", "1kb", "1kb", "0"]).await;
     let url = server.url("");
-    let mut member = Member::with(&url, &quick());
+    let (mut member, sender) = (Member::open(&url), Member::open(&url));
     member.subscribe("channel").await;
-    let large = vec![0; 100_000];
-    let messages = vec![("channel", &large[..]); 200];
-    member.publish(&messages).await;
+    let large = Bytes::from(vec![0; 100_000]);
+    let messages = vec![("channel".to_owned(), large); 200];
+    sender.bus.publish(&messages).await.unwrap();
     member.until(&BusEvent::Gap).await;
-    works_again(&mut member, &url, "channel").await;
+    // Back in the middle of it, it may have been dropped again: more than one gap may be told.
+    let again = BusEvent::Message { channel: "channel".into(), payload: "again".into() };
+    let begun = Instant::now();
+    loop {
+        sender.bus.publish(&[("channel".into(), "again".into())]).await.unwrap();
+        if timeout(Duration::from_secs(1), member.until(&again)).await.is_ok() {
+            return;
+        }
+        assert!(begun.elapsed() < DEADLINE, "nothing comes again");
+    }
 }
 
 #[tokio::test]
