@@ -38,9 +38,11 @@ async fn new_database(server: &str) -> String {
     url.into()
 }
 
-/// A port nobody listens on at this moment.
+/// A port nobody listens on at this moment, below those that the system gives to outgoing connections: one of them
+/// could take it before the server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(10_000..32_000)).find(is_free).expect("one is free")
 }
 
 /// Sends a signal to a process this test started.
