@@ -353,6 +353,15 @@ async fn cluster_slot_is_migrated() {
         cluster.migrate(slot, from, to).await;
         members.recover("cluster, slot migrated", &channels).await;
     }
+    // Where none of its channels is, nothing is noticed.
+    let mut member = Member::with(&cluster.url(), &quick());
+    member.subscribe(&channels[0]).await;
+    cluster.migrate(if slot == 0 { 1 } else { 0 }, 0, 1).await;
+    for _ in 0..20 {
+        member.publish(&[(&channels[0], b"no gap")]).await;
+        member.message().await;
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// An announcement that comes before what it announces costs a reading from the store.

@@ -147,7 +147,14 @@ impl Listener {
         let leaving = Leaving::default();
         let (servers, inbox, left) = (self.servers.clone(), self.inbox.clone(), leaving.clone());
         let listening = self.servers.listen(move |push| receive(&servers, &inbox, &left, push)).await?;
-        let ended = listening.ended();
+        // Slots that no channel of this node is in may move: resharding moves thousands of them.
+        let ended = listening.ended(|old, new| {
+            let names = lock(&self.wishes.channels);
+            names
+                .iter()
+                .map(|channel| self.servers.name(channel))
+                .any(|name| old.address_of(&name) != new.address_of(&name))
+        });
         tokio::pin!(ended);
         let mut subscribed = HashSet::new();
         let mut is_up = false;

@@ -31,6 +31,11 @@ impl Layout {
         &self.servers
     }
 
+    /// The address of the server in charge of a key or channel, if anybody is.
+    pub fn address_of(&self, name: &str) -> Option<&ConnectionAddr> {
+        self.server_of(name).map(|server| &self.servers[server])
+    }
+
     /// The number of the server in charge of a key or channel, if anybody is.
     pub fn server_of(&self, name: &str) -> Option<usize> {
         if self.slots.is_empty() {

@@ -66,15 +66,15 @@ impl Listening {
         !self.health.is_broken.load(Ordering::SeqCst)
     }
 
-    /// Resolves, with the reason, when it is of no use any more: something broke, a server fell silent, or
-    /// others are in charge.
-    pub async fn ended(&self) -> Failure {
+    /// Resolves, with the reason, when it is of no use any more: something broke, a server fell silent, or others
+    /// are in charge, in a way that `matters` (the layout this was made for, then the new one).
+    pub async fn ended(&self, matters: impl Fn(&Layout, &Layout) -> bool) -> Failure {
         if !self.is_good() {
             return Failure("a connection broke".into());
         }
         tokio::select! {
             () = self.health.broke.notified() => Failure("a connection broke".into()),
-            () = self.servers.moved(&self.layout) => Failure("others are in charge now".into()),
+            () = self.servers.moved(|new| matters(&self.layout, new)) => Failure("others are in charge now".into()),
             failure = self.ping() => failure,
         }
     }

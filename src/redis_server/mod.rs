@@ -173,11 +173,10 @@ impl RedisServers {
         }
     }
 
-    /// Resolves as soon as others than in `layout` are known to be in charge.
-    pub async fn moved(&self, layout: &Layout) {
+    /// Resolves as soon as others are in charge, as far as that `matters`.
+    pub async fn moved(&self, matters: impl Fn(&Layout) -> bool) {
         let mut known = self.0.known.subscribe();
-        let is_other = |known: &Option<Arc<Layout>>| known.as_deref().is_some_and(|known| known != layout);
-        if known.wait_for(is_other).await.is_err() {
+        if known.wait_for(|known| known.as_deref().is_some_and(&matters)).await.is_err() {
             std::future::pending().await
         }
     }

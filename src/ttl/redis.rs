@@ -182,7 +182,7 @@ impl Subscriber {
             match self.subscribe().await {
                 Ok(listening) => {
                     backoff.reset();
-                    let failure = listening.ended().await;
+                    let failure = listening.ended(|old, new| old.servers() != new.servers()).await;
                     tracing::warn!(%failure, "expirations are not heard for now");
                 }
                 Err(failure) => tracing::debug!(%failure, "cannot subscribe to expirations"),
