@@ -44,10 +44,10 @@ pub struct ServeArgs {
     /// Where the durable truth is.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// The bus between nodes: memory: or redis://host
+    /// The bus between nodes: memory:, redis://host, redis+sentinel://host,…/master or redis+cluster://host,…
     #[arg(long, env = "CARILLON_BUS_URL", default_value = "memory:", hide_env_values = true)]
     pub bus_url: String,
-    /// Keys that expire: memory: or redis://host [default: the bus's]
+    /// Keys that expire: as for the bus [default: the bus's]
     #[arg(long, env = "CARILLON_TTL_URL", hide_env_values = true)]
     pub ttl_url: Option<String>,
     /// Bring the database's schema up to date first (the embedded store always does)

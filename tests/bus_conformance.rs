@@ -1,4 +1,4 @@
-//! One suite for both backends of the bus, then what only Redis can get wrong.
+//! One suite for all backends of the bus, then what only Redis can get wrong.
 
 mod support;
 
@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use carillon::bus::{Bus, BusEvent, BusEvents, BusLimits};
+use carillon::bus::{Bus, BusEvent, BusLimits};
+use support::bus_member::{Member, name, quick};
+use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::{RedisServer, redis_url};
 use support::{DEADLINE, wait_until};
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {
@@ -21,6 +22,17 @@ macro_rules! suite {
         mod over_redis {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() { super::$test(&super::redis_url()).await })*
+        }
+        // One test each: they need a while to start.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn over_redis_sentinel() {
+            let servers = RedisSentinels::start().await;
+            $(eprintln!(stringify!($test)); $test(&servers.url()).await;)*
+        }
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn over_redis_cluster() {
+            let servers = RedisCluster::start().await;
+            $(eprintln!(stringify!($test)); $test(&servers.url()).await;)*
         }
     };
 }
@@ -33,63 +45,6 @@ suite!(
     an_overrun_is_a_gap_that_is_told,
     a_member_that_left_disturbs_nobody,
 );
-
-/// One node's end of the bus.
-struct Member {
-    bus: Bus,
-    events: BusEvents,
-}
-
-impl Member {
-    fn open(url: &str) -> Self {
-        // Other tests keep the machine busy: the deadline is put to the test with servers of our own.
-        Self::with(url, &BusLimits { deadline: DEADLINE, ..BusLimits::default() })
-    }
-
-    fn with(url: &str, limits: &BusLimits) -> Self {
-        let (bus, events) = Bus::open(url, limits).unwrap();
-        Self { bus, events }
-    }
-
-    async fn next(&mut self) -> BusEvent {
-        timeout(DEADLINE, self.events.recv()).await.expect("nothing comes").expect("the bus ended")
-    }
-
-    /// Skips everything up to and with `wanted`.
-    async fn until(&mut self, wanted: &BusEvent) {
-        while self.next().await != *wanted {}
-    }
-
-    async fn subscribe(&mut self, channel: &str) {
-        self.bus.subscribe(channel);
-        self.until(&BusEvent::Subscribed(channel.to_owned())).await;
-    }
-
-    /// The next message, skipping what is told besides; nothing may be lost on the way.
-    async fn message(&mut self) -> (String, Bytes) {
-        loop {
-            match self.next().await {
-                BusEvent::Message { channel, payload } => return (channel, payload),
-                BusEvent::Gap => panic!("messages may have been lost"),
-                BusEvent::Subscribed(_) | BusEvent::Restored => {}
-            }
-        }
-    }
-
-    async fn publish(&self, messages: &[(&str, &[u8])]) {
-        let messages: Vec<_> = messages
-            .iter()
-            .map(|(name, payload)| ((*name).to_owned(), Bytes::copy_from_slice(payload)))
-            .collect();
-        let sent = async || self.bus.publish(&messages).await.is_ok();
-        wait_until(DEADLINE, "the publishing connection is there", sent).await;
-    }
-}
-
-/// A name nobody else uses: the Redis is shared.
-fn name(what: &str) -> String {
-    format!("test:{}:{what}", Uuid::now_v7().simple())
-}
 
 async fn what_is_published_comes_once_and_in_order(url: &str) {
     let channel = name("channel");
@@ -116,7 +71,8 @@ async fn what_is_published_comes_once_and_in_order(url: &str) {
 }
 
 async fn only_subscribed_channels_are_heard(url: &str) {
-    let (first, second, never) = (name("first"), name("second"), name("never"));
+    // What is in braces keeps them on one server, so that there is an order between them.
+    let [first, second, never] = ["first", "second", "never"].map(|what| name(&format!("{{order}}:{what}")));
     let (mut member, sender) = (Member::open(url), Member::open(url));
     member.subscribe(&first).await;
     member.subscribe(&second).await;
@@ -232,26 +188,6 @@ async fn urls_that_cannot_be_used_are_refused_without_telling_the_password() {
     }
 }
 
-/// Quick to notice, so that outages are short.
-fn quick() -> BusLimits {
-    BusLimits {
-        deadline: Duration::from_millis(500),
-        ping_every: Duration::from_millis(200),
-        max_backoff: Duration::from_millis(200),
-        ..BusLimits::default()
-    }
-}
-
-/// That messages come again on a channel subscribed before, from before and from a member that is new.
-async fn works_again(member: &mut Member, url: &str, channel: &str) {
-    member.until(&BusEvent::Restored).await;
-    let payload = name("payload");
-    Member::with(url, &quick()).publish(&[(channel, payload.as_bytes())]).await;
-    while member.message().await.1 != payload {}
-    member.publish(&[(channel, b"own")]).await;
-    while member.message().await.1 != "own" {}
-}
-
 #[tokio::test]
 async fn redis_dies_and_comes_back_empty() {
     let mut server = RedisServer::start(&[]).await;
@@ -273,7 +209,7 @@ async fn redis_dies_and_comes_back_empty() {
         // Wished for while it is down.
         member.bus.subscribe("new");
         server.restart().await;
-        works_again(&mut member, &url, "channel").await;
+        member.works_again(&url, "channel").await;
         member.publish(&[("new", b"x")]).await;
         assert_eq!(member.message().await.0, "new");
         member.bus.unsubscribe("new");
@@ -291,7 +227,7 @@ async fn a_frozen_redis_is_noticed_by_its_silence() {
     member.until(&BusEvent::Gap).await;
     assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
     server.resume();
-    works_again(&mut member, &url, "channel").await;
+    member.works_again(&url, "channel").await;
 }
 
 /// Requests end with a notice on the bus: only the first are to wait for one that does not answer.
@@ -314,7 +250,7 @@ async fn a_frozen_redis_keeps_nobody_waiting_again_and_again() {
     }
     server.resume();
     member.until(&BusEvent::Gap).await;
-    works_again(&mut member, &server.url(""), "channel").await;
+    member.works_again(&server.url(""), "channel").await;
 }
 
 #[tokio::test]
@@ -327,7 +263,7 @@ async fn a_connection_ended_by_the_server_is_a_gap() {
         server.ask(&["CLIENT", "KILL", "TYPE", kind]).await;
         if kind == "pubsub" {
             member.until(&BusEvent::Gap).await;
-            works_again(&mut member, &url, "channel").await;
+            member.works_again(&url, "channel").await;
         }
     }
     member.publish(&[("channel", b"x")]).await;
@@ -367,7 +303,7 @@ async fn a_redis_that_was_never_there_is_waited_for() {
     assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
     assert!(timeout(Duration::from_millis(300), member.events.recv()).await.is_err(), "nothing is restored");
     server.restart().await;
-    works_again(&mut member, &url, "channel").await;
+    member.works_again(&url, "channel").await;
 }
 
 /// Two clusters may share a Redis: what one says is not heard by the other.

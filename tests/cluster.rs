@@ -11,6 +11,7 @@ use carillon::store::Role;
 use serde_json::{Value, json};
 use support::listener::Listener;
 use support::node::{Node, People, event, publish};
+use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::{PostgresServer, RedisServer};
 use support::{DEADLINE, wait_until};
 use tokio::task::JoinHandle;
@@ -28,14 +29,20 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::with_bus(None).await
+    }
+
+    /// With the bus there, if it is given.
+    async fn with_bus(bus: Option<String>) -> Self {
         let (postgres, redis) = (PostgresServer::start(), RedisServer::start(&[]).await);
+        let bus = bus.unwrap_or_else(|| redis.url(""));
         let store_url = postgres.new_database().await;
         let people = People::new(&store_url).await;
         let (alice, bob) =
             (people.add("alice", Role::Listener).await, people.add("bob", Role::Listener).await);
         let mut nodes = Vec::new();
         for _ in 0..3 {
-            nodes.push(Node::start(&store_url, &redis.url(""), &[]).await);
+            nodes.push(Node::start(&store_url, &bus, &[]).await);
         }
         Self { nodes, redis, postgres, people, alice, bob }
     }
@@ -196,6 +203,40 @@ async fn redis_dead_for_ten_seconds_under_load_delays_and_loses_nothing() {
     let acknowledged = load.stop().await;
     let worst = assert_all_arrived(&acknowledged, &listeners).await;
     println!("Redis dead for 10 s: {} events, worst delay {worst:?}", acknowledged.len());
+    for (_, listener) in &listeners {
+        assert_eq!(listener.log().connections, 1, "a stream broke because of the bus");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_master_behind_sentinel_delays_and_loses_nothing() {
+    let mut servers = RedisSentinels::start().await;
+    fails_over(servers.url(), || servers.servers[0].kill()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_master_of_a_redis_cluster_delays_and_loses_nothing() {
+    let mut servers = RedisCluster::start().await;
+    // The one that has the channel for everyone.
+    let (global, _) = servers.place_of("carillon:global").await;
+    fails_over(servers.url(), || servers.servers[global].kill()).await;
+}
+
+/// Under load, with `kill` in the middle of it.
+async fn fails_over(bus: String, kill: impl FnOnce()) {
+    let cluster = Cluster::with_bus(Some(bus)).await;
+    let listeners = cluster.listeners().await;
+    let load = cluster.load();
+    sleep(Duration::from_secs(2)).await;
+    kill();
+    sleep(Duration::from_secs(8)).await;
+    for node in &cluster.nodes {
+        wait_until(DEADLINE, "the node is ready again", || node.is_ready()).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    let acknowledged = load.stop().await;
+    let worst = assert_all_arrived(&acknowledged, &listeners).await;
+    println!("failover: {} events, worst delay {worst:?}", acknowledged.len());
     for (_, listener) in &listeners {
         assert_eq!(listener.log().connections, 1, "a stream broke because of the bus");
     }

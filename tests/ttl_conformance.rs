@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use carillon::ttl::{Taken, Ttl, TtlLimits};
+use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::RedisServer;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -27,6 +28,17 @@ macro_rules! suite {
         }
         mod in_redis {
             $(#[tokio::test] async fn $test() { super::$test(|limits| super::redis(limits)).await })*
+        }
+        // One test each: they need a while to start.
+        #[tokio::test]
+        async fn behind_sentinel() {
+            let servers = RedisSentinels::start().await;
+            $(eprintln!(stringify!($test)); $test(|limits| Ttl::open(&servers.url(), limits).unwrap()).await;)*
+        }
+        #[tokio::test]
+        async fn in_redis_cluster() {
+            let servers = RedisCluster::start().await;
+            $(eprintln!(stringify!($test)); $test(|limits| Ttl::open(&servers.url(), limits).unwrap()).await;)*
         }
     };
 }

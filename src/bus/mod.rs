@@ -4,7 +4,9 @@
 //! - **At most once.** It may lose, repeat or reorder anything, and be down for as long as it likes; nobody
 //!   waits for it. Messages are opaque bytes.
 //! - `publish` sends several messages in the order given, in one round trip; an error means that none, some or
-//!   all were sent. It fails at once while the bus is known to be down, and within a deadline otherwise.
+//!   all were sent. It fails at once while the bus is known to be down, and within a deadline otherwise. Over
+//!   several servers (Redis Cluster) the order holds on each, and the last message waits a little until the
+//!   others are taken; a server that is down costs the messages on it and delays no others.
 //! - Whatever may have cost this node messages (a lost connection, silence past the deadline, an overrun of
 //!   the receiving queue) is told as [`BusEvent::Gap`]; when messages flow again on everything that was
 //!   subscribed, [`BusEvent::Restored`] follows. Between the two, messages may or may not come.
@@ -12,7 +14,8 @@
 //!   [`BusEvent::Subscribed`] tells that messages published from then on will come.
 //! - The receiving queue is bounded; the reader never blocks the connection: overrun is a gap, counted.
 //!
-//! Chosen by URL: `memory:` or `redis://…`. One conformance suite (`tests/bus_conformance.rs`) runs against both.
+//! Chosen by URL: `memory:`, or one of [`crate::redis_server`]: `redis://…`, `redis+sentinel://…`,
+//! `redis+cluster://…`. One conformance suite (`tests/bus_conformance.rs`) runs against all.
 
 mod inbox;
 mod memory;
@@ -24,6 +27,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use inbox::BusEvents;
+
+use crate::redis_server::is_redis;
 
 /// Bounds on what the bus may cost.
 #[derive(Debug, Clone)]
@@ -96,11 +101,14 @@ impl Bus {
                 let (bus, events) = memory::MemoryBus::open(url, limits);
                 Ok((Self(Backend::Memory(bus)), events))
             }
-            Some("redis" | "rediss" | "redis+unix" | "unix") => {
+            _ if is_redis(url) => {
                 let (bus, events) = redis::RedisBus::open(url, limits)?;
                 Ok((Self(Backend::Redis(std::sync::Arc::new(bus))), events))
             }
-            _ => Err(BusError("the bus's URL must begin with memory: or redis://".into())),
+            _ => Err(BusError(
+                "the bus's URL must begin with memory:, redis://, redis+sentinel:// or redis+cluster://"
+                    .into(),
+            )),
         }
     }
 

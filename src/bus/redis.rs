@@ -1,45 +1,43 @@
-//! The bus over Redis pub/sub: one connection that publishes, one that listens, each rebuilt when it breaks.
+//! The bus over Redis pub/sub, of one server, behind Sentinel, or sharded over a Redis Cluster: connections that
+//! publish and connections that listen, each rebuilt when it breaks or somebody else is in charge.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, RedisError, Value};
+use ::redis::{Pipeline, PushInfo, PushKind, Value};
 use bytes::Bytes;
-use rand::RngExt as _;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::inbox::{BusEvents, Inbox, inbox};
 use super::{BusError, BusLimits};
-use crate::redis_server::{RedisServer, reason};
+use crate::redis_server::{Backoff, Failure, Layout, Links, Listening, RedisServers, Timing};
 
-/// The most channels in one SUBSCRIBE or UNSUBSCRIBE.
+/// The most channels subscribed or given up in one go.
 const CHANNELS_AT_ONCE: usize = 1_000;
-/// The first pause before reconnecting; doubled each time up to the limit.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// How long the last message waits for those on other servers to be taken. An announcement that comes before
+/// what it announces costs a reading; one that waits for a server that is gone costs everyone's time.
+const LAST_WAITS: Duration = Duration::from_millis(50);
 
-/// One node's connections to a Redis server. Cheap to clone.
-#[derive(Clone)]
+/// One node's connections to Redis.
 pub(super) struct RedisBus {
-    server: RedisServer,
-    limits: BusLimits,
-    publisher: Arc<Mutex<Publisher>>,
+    servers: RedisServers,
+    verbs: &'static Verbs,
+    links: Links,
     wishes: Arc<Wishes>,
 }
 
-/// The publishing connection.
-enum Publisher {
-    Up(MultiplexedConnection),
-    /// It is being made.
-    Connecting,
-    /// `None`: nobody has tried yet.
-    Down {
-        retry_at: Option<Instant>,
-    },
+/// The commands of one kind of pub/sub.
+struct Verbs {
+    publish: &'static str,
+    subscribe: &'static str,
+    unsubscribe: &'static str,
 }
+
+const PLAIN: Verbs = Verbs { publish: "PUBLISH", subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE" };
+const SHARDED: Verbs = Verbs { publish: "SPUBLISH", subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE" };
 
 /// The channels this node wants.
 #[derive(Default)]
@@ -48,38 +46,57 @@ struct Wishes {
     changed: Notify,
 }
 
+impl From<Failure> for BusError {
+    fn from(failure: Failure) -> Self {
+        Self(failure.0)
+    }
+}
+
 impl RedisBus {
     pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, BusEvents), BusError> {
-        let server = RedisServer::from_url(url)
-            .map_err(|error| BusError(format!("the Redis URL: {}", reason(&error))))?;
+        let BusLimits { deadline, ping_every, max_backoff, .. } = *limits;
+        let timing = Timing { deadline, every: ping_every, max_backoff };
+        let servers = RedisServers::from_url(url, timing)
+            .map_err(|failure| BusError(format!("the Redis URL: {failure}")))?;
         let (inbox, events) = inbox(limits);
+        let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
         let wishes = Arc::new(Wishes::default());
-        let listener =
-            Listener { server: server.clone(), limits: limits.clone(), wishes: wishes.clone(), inbox };
+        let listener = Listener { servers: servers.clone(), verbs, wishes: wishes.clone(), inbox };
         tokio::spawn(listener.run());
-        let publisher = Arc::new(Mutex::new(Publisher::Down { retry_at: None }));
-        Ok((Self { server, limits: limits.clone(), publisher, wishes }, events))
+        let links = Links::new(servers.clone());
+        Ok((Self { servers, verbs, links, wishes }, events))
     }
 
     pub(super) async fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
-        let mut connection = self.publisher().await?;
+        let layout = self.links.layout().await?;
+        let named = messages.iter().map(|(channel, payload)| (self.servers.name(channel), payload));
+        let mut parts = self.links.spread(&layout, named, |(name, _)| name)?;
+        // The messages on the last one's server go together, after those on other servers were taken.
+        let last = messages.last().and_then(|(last, _)| layout.server_of(&self.servers.name(last)));
+        let Some((last, after)) = last.and_then(|last| parts.remove_entry(&last)) else { return Ok(()) };
+        let before = join_all(parts.into_iter().map(|(server, part)| self.send(&layout, server, part)));
+        let after = self.send(&layout, last, after);
+        tokio::pin!(before, after);
+        let (before, after) = match timeout(LAST_WAITS, &mut before).await {
+            Ok(before) => (before, after.await),
+            Err(_) => tokio::join!(before, after),
+        };
+        before.into_iter().chain([after]).collect()
+    }
+
+    /// Sends messages (name, payload) to one server.
+    async fn send(
+        &self,
+        layout: &Layout,
+        server: usize,
+        messages: Vec<(String, &Bytes)>,
+    ) -> Result<(), BusError> {
         let mut pipeline = Pipeline::with_capacity(messages.len());
-        for (channel, payload) in messages {
-            pipeline.cmd("PUBLISH").arg(self.server.name(channel)).arg(&payload[..]).ignore();
+        for (name, payload) in messages {
+            pipeline.cmd(self.verbs.publish).arg(name).arg(&payload[..]).ignore();
         }
-        let sent = timeout(self.limits.deadline, pipeline.exec_async(&mut connection)).await;
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if !error.is_unrecoverable_error() && !error.is_timeout() => Err(told(&error)),
-            Ok(Err(error)) => {
-                self.publisher_is_down();
-                Err(told(&error))
-            }
-            Err(_) => {
-                self.publisher_is_down();
-                Err(BusError("no answer within the deadline".into()))
-            }
-        }
+        let sent = self.links.call_at(layout, server, async |to| pipeline.exec_async(to).await);
+        Ok(sent.await?)
     }
 
     pub(super) fn subscribe(&self, channel: &str) {
@@ -91,163 +108,81 @@ impl RedisBus {
         lock(&self.wishes.channels).remove(channel);
         self.wishes.changed.notify_one();
     }
-
-    /// The publishing connection. Only the first caller of all waits for it; later, when there is none, it is
-    /// made beside those who publish, who all fail at once.
-    async fn publisher(&self) -> Result<MultiplexedConnection, BusError> {
-        let is_first = {
-            let mut publisher = lock(&self.publisher);
-            let is_first = match &*publisher {
-                Publisher::Up(connection) => return Ok(connection.clone()),
-                Publisher::Down { retry_at: None } => true,
-                Publisher::Down { retry_at: Some(at) } if *at <= Instant::now() => false,
-                Publisher::Connecting | Publisher::Down { .. } => return Err(not_connected()),
-            };
-            *publisher = Publisher::Connecting;
-            is_first
-        };
-        // A task of its own, so that an attempt that has begun is not dropped half way.
-        let connecting = tokio::spawn(self.clone().connect_publisher());
-        if is_first {
-            connecting.await.unwrap_or_else(|_| Err(not_connected()))
-        } else {
-            Err(not_connected())
-        }
-    }
-
-    async fn connect_publisher(self) -> Result<MultiplexedConnection, BusError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.limits.deadline))
-            .set_response_timeout(Some(self.limits.deadline));
-        let connecting = self.server.client.get_multiplexed_async_connection_with_config(&config);
-        let connected = match timeout(self.limits.deadline, connecting).await {
-            Ok(outcome) => outcome.map_err(|error| told(&error)),
-            Err(_) => Err(BusError("no connection within the deadline".into())),
-        };
-        match &connected {
-            Ok(connection) => *lock(&self.publisher) = Publisher::Up(connection.clone()),
-            Err(_) => self.publisher_is_down(),
-        }
-        connected
-    }
-
-    fn publisher_is_down(&self) {
-        *lock(&self.publisher) = Publisher::Down { retry_at: Some(Instant::now() + FIRST_BACKOFF) };
-    }
 }
 
-fn not_connected() -> BusError {
-    BusError("not connected".into())
-}
-
-/// The task behind the listening connection.
+/// The task behind the listening connections.
 struct Listener {
-    server: RedisServer,
-    limits: BusLimits,
+    servers: RedisServers,
+    verbs: &'static Verbs,
     wishes: Arc<Wishes>,
     inbox: Inbox,
 }
 
-/// What the connection tells the task.
-#[derive(Default)]
-struct Line {
-    is_broken: AtomicBool,
-    /// Channels that were given up on purpose and not yet confirmed so.
-    leaving: Mutex<HashSet<String>>,
-    changed: Notify,
-}
-
-impl Line {
-    fn broke(&self) {
-        self.is_broken.store(true, Ordering::SeqCst);
-        self.changed.notify_one();
-    }
-}
+/// Channels that were given up on purpose and not yet confirmed so.
+type Leaving = Arc<Mutex<HashSet<String>>>;
 
 impl Listener {
     async fn run(self) {
-        let mut backoff = FIRST_BACKOFF;
-        let mut was_up = false;
+        let mut backoff = Backoff::up_to(self.servers.timing().max_backoff);
         while self.inbox.is_read() {
-            let line = Arc::new(Line::default());
-            if let Ok(connection) = self.connect(&line).await {
-                let lasted = self.listen(connection, &line).await;
-                if lasted {
-                    backoff = FIRST_BACKOFF;
-                    was_up = true;
+            let failure = match self.attempt().await {
+                Ok(failure) => {
+                    self.inbox.gap();
+                    backoff.reset();
+                    failure
                 }
-            }
-            if was_up {
-                self.inbox.gap();
-                was_up = false;
-            }
-            let pause = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
+                Err(failure) => failure,
+            };
+            self.servers.doubt();
+            tracing::debug!(%failure, "the bus is not heard for now");
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(backoff.pause()) => {}
                 () = self.inbox.unread() => return,
             }
-            backoff = (backoff * 2).min(self.limits.max_backoff);
         }
     }
 
-    async fn connect(&self, line: &Arc<Line>) -> Result<MultiplexedConnection, BusError> {
-        let (server, inbox, line) = (self.server.clone(), self.inbox.clone(), line.clone());
-        let received = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
-            receive(&server, &inbox, &line, push);
-            Ok(())
-        };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.limits.deadline))
-            .set_response_timeout(Some(self.limits.deadline))
-            .set_push_sender(received);
-        let connecting = self.server.client.get_multiplexed_async_connection_with_config(&config);
-        match timeout(self.limits.deadline, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(told(&error)),
-            Err(_) => Err(BusError("no connection within the deadline".into())),
-        }
-    }
-
-    /// Keeps the connection's channels as they are wanted until it breaks. Whether it was ever good.
-    async fn listen(&self, mut connection: MultiplexedConnection, line: &Line) -> bool {
+    /// Listens until something breaks, and gives what; an error if all was never well.
+    async fn attempt(&self) -> Result<Failure, Failure> {
+        let leaving = Leaving::default();
+        let (servers, inbox, left) = (self.servers.clone(), self.inbox.clone(), leaving.clone());
+        let listening = self.servers.listen(move |push| receive(&servers, &inbox, &left, push)).await?;
+        // Slots that no channel of this node is in may move: resharding moves thousands of them.
+        let ended = listening.ended(|old, new| {
+            let names = lock(&self.wishes.channels);
+            names
+                .iter()
+                .map(|channel| self.servers.name(channel))
+                .any(|name| old.address_of(&name) != new.address_of(&name))
+        });
+        tokio::pin!(ended);
         let mut subscribed = HashSet::new();
         let mut is_up = false;
-        let mut ping_at = Instant::now() + self.limits.ping_every;
         loop {
-            if self.follow(&mut connection, line, &mut subscribed).await.is_err() {
-                return is_up;
-            }
-            if !is_up && !line.is_broken.load(Ordering::SeqCst) {
-                is_up = true;
-                self.inbox.restored();
-            }
-            tokio::select! {
-                () = self.wishes.changed.notified() => {}
-                () = line.changed.notified() => {}
-                () = self.inbox.unread() => return is_up,
-                () = tokio::time::sleep_until(ping_at) => {
-                    // A frozen server never closes the connection: only its silence tells.
-                    let ping = ::redis::cmd("PING");
-                    let answer = timeout(self.limits.deadline, connection.send_packed_command(&ping)).await;
-                    if !matches!(answer, Ok(Ok(_))) {
-                        return is_up;
+            let failure = match self.follow(&listening, &leaving, &mut subscribed).await {
+                Ok(()) => {
+                    if !std::mem::replace(&mut is_up, true) {
+                        self.inbox.restored();
                     }
-                    ping_at = Instant::now() + self.limits.ping_every;
+                    tokio::select! {
+                        () = self.wishes.changed.notified() => continue,
+                        () = self.inbox.unread() => Failure("nobody reads".into()),
+                        failure = &mut ended => failure,
+                    }
                 }
-            }
-            if line.is_broken.load(Ordering::SeqCst) {
-                return is_up;
-            }
+                Err(failure) => failure,
+            };
+            return if is_up { Ok(failure) } else { Err(failure) };
         }
     }
 
     /// Subscribes to what is wanted and gives up what is not.
     async fn follow(
         &self,
-        connection: &mut MultiplexedConnection,
-        line: &Line,
+        listening: &Listening,
+        leaving: &Leaving,
         subscribed: &mut HashSet<String>,
-    ) -> Result<(), BusError> {
+    ) -> Result<(), Failure> {
         let (new, old): (Vec<String>, Vec<String>) = {
             let wanted = lock(&self.wishes.channels);
             (
@@ -255,60 +190,79 @@ impl Listener {
                 subscribed.difference(&wanted).cloned().collect(),
             )
         };
-        for channels in old.chunks(CHANNELS_AT_ONCE) {
-            lock(&line.leaving).extend(channels.iter().cloned());
-            self.in_time(connection.unsubscribe(self.names(channels))).await?;
-            channels.iter().for_each(|channel| _ = subscribed.remove(channel));
-        }
-        for channels in new.chunks(CHANNELS_AT_ONCE) {
-            self.in_time(connection.subscribe(self.names(channels))).await?;
-            for channel in channels {
-                self.inbox.subscribed(channel);
-                subscribed.insert(channel.clone());
-            }
-        }
+        lock(leaving).extend(old.iter().cloned());
+        self.tell(listening, self.verbs.unsubscribe, &old, |_| ()).await?;
+        old.iter().for_each(|channel| _ = subscribed.remove(channel));
+        self.tell(listening, self.verbs.subscribe, &new, |channel| _ = self.inbox.subscribed(channel))
+            .await?;
+        subscribed.extend(new);
         Ok(())
     }
 
-    fn names(&self, channels: &[String]) -> Vec<String> {
-        channels.iter().map(|channel| self.server.name(channel)).collect()
-    }
-
-    async fn in_time(&self, call: impl Future<Output = Result<(), RedisError>>) -> Result<(), BusError> {
-        match timeout(self.limits.deadline, call).await {
-            Ok(answer) => answer.map_err(|error| told(&error)),
-            Err(_) => Err(BusError("no answer within the deadline".into())),
+    /// Sends one command for each channel to the server in charge of it. One each, as a sharded one takes no
+    /// channels of several slots.
+    async fn tell(
+        &self,
+        listening: &Listening,
+        verb: &str,
+        channels: &[String],
+        done: impl Fn(&str),
+    ) -> Result<(), Failure> {
+        let mut spread: Vec<Vec<(&String, String)>> = Vec::new();
+        spread.resize_with(listening.layout().servers().len(), Vec::new);
+        for channel in channels {
+            let name = self.servers.name(channel);
+            let server = listening.layout().server_of(&name);
+            let server = server.ok_or_else(|| Failure("no server is in charge of that slot".into()))?;
+            spread[server].push((channel, name));
         }
+        let done = &done;
+        try_join_all(spread.iter().enumerate().map(async |(server, channels)| {
+            let mut connection = listening.connection(server);
+            for channels in channels.chunks(CHANNELS_AT_ONCE) {
+                let mut pipeline = Pipeline::with_capacity(channels.len());
+                for (_, name) in channels {
+                    pipeline.cmd(verb).arg(name).ignore();
+                }
+                let answer = timeout(self.servers.timing().deadline, pipeline.exec_async(&mut connection));
+                answer.await.map_err(|_| Failure("no answer within the deadline".into()))??;
+                // Something unasked for may have been taken for the answer.
+                if !listening.is_good() {
+                    return Err(Failure("a connection broke".into()));
+                }
+                channels.iter().for_each(|(channel, _)| done(channel));
+            }
+            Ok(())
+        }))
+        .await?;
+        Ok(())
     }
 }
 
-/// Something came over the listening connection. Must not wait.
-fn receive(server: &RedisServer, inbox: &Inbox, line: &Line, push: PushInfo) {
+/// Something came over a listening connection. Must not wait. Whether all is well.
+fn receive(servers: &RedisServers, inbox: &Inbox, leaving: &Leaving, push: PushInfo) -> bool {
     let mut data = push.data.into_iter();
     let name = match data.next() {
         Some(Value::BulkString(name)) => String::from_utf8(name).ok(),
         _ => None,
     };
-    let channel = name.as_deref().and_then(|name| server.rest_of(name));
+    let channel = name.as_deref().and_then(|name| servers.rest_of(name));
     match push.kind {
-        PushKind::Message => {
+        PushKind::Message | PushKind::SMessage => {
             if let (Some(channel), Some(Value::BulkString(payload))) = (channel, data.next()) {
                 inbox.message(channel, Bytes::from(payload));
+                true
             } else {
                 metrics::counter!("carillon_bus_undecodable_total").increment(1);
-                line.broke();
+                false
             }
         }
-        PushKind::Unsubscribe if channel.is_some_and(|channel| lock(&line.leaving).remove(channel)) => {}
-        // One that nobody here asked for.
-        PushKind::Unsubscribe | PushKind::Disconnection => line.broke(),
-        _ => {}
+        // One that nobody here asked for: in a cluster, that the slot is somebody else's now.
+        PushKind::Unsubscribe | PushKind::SUnsubscribe => {
+            channel.is_some_and(|channel| lock(leaving).remove(channel))
+        }
+        _ => true,
     }
-}
-
-/// What may be said of an error: never the server's own words, which may repeat a password.
-fn told(error: &RedisError) -> BusError {
-    BusError(error.category().to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

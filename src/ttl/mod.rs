@@ -7,7 +7,8 @@
 //! - `expirations` tells of keys under a prefix that ended by their time, late or not at all: for liveliness only.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!
-//! Chosen by URL: `memory:` or `redis://…`. One conformance suite (`tests/ttl_conformance.rs`) runs against both.
+//! Chosen by URL: `memory:`, or one of [`crate::redis_server`]: `redis://…`, `redis+sentinel://…`,
+//! `redis+cluster://…`. One conformance suite (`tests/ttl_conformance.rs`) runs against all.
 
 mod memory;
 mod redis;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::event::Millis;
+use crate::redis_server::is_redis;
 
 /// Bounds on what expiring keys may cost.
 #[derive(Debug, Clone)]
@@ -75,10 +77,10 @@ impl Ttl {
     pub fn open(url: &str, limits: &TtlLimits) -> Result<Self, TtlError> {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("memory") => Ok(Self(Backend::Memory(memory::MemoryTtl::open(limits)))),
-            Some("redis" | "rediss" | "redis+unix" | "unix") => {
-                Ok(Self(Backend::Redis(redis::RedisTtl::open(url, limits)?)))
-            }
-            _ => Err(TtlError("the URL must begin with memory: or redis://".into())),
+            _ if is_redis(url) => Ok(Self(Backend::Redis(redis::RedisTtl::open(url, limits)?))),
+            _ => Err(TtlError(
+                "the URL must begin with memory:, redis://, redis+sentinel:// or redis+cluster://".into(),
+            )),
         }
     }
 
@@ -87,7 +89,7 @@ impl Ttl {
         forward!(self.put(key, value, lifetime))
     }
 
-    /// Sets many keys (key, value, time at which each ends): one round trip. Times already past set nothing.
+    /// Sets many keys (key, value, time at which each ends): one round trip (to each server). Times already past set nothing.
     pub async fn put_until(&self, keys: &[(String, Vec<u8>, Millis)]) -> Result<(), TtlError> {
         forward!(self.put_until(keys))
     }

@@ -1,8 +1,10 @@
 //! What the tests share: servers, nodes as real processes, and listeners that log what they receive.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod bus_member;
 pub mod listener;
 pub mod node;
+pub mod redis_groups;
 pub mod servers;
 
 use std::future::Future;

@@ -51,9 +51,10 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// A Redis of the test's own, which keeps nothing.
+/// A Redis of the test's own, which keeps nothing; or a sentinel.
 pub struct RedisServer {
     port: u16,
+    login: &'static str,
     arguments: Vec<String>,
     folder: TempDir,
     process: Option<Child>,
@@ -62,16 +63,39 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts one, with more of its own arguments if need be.
     pub async fn start(arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut server =
-            Self { port: free_port(), arguments, folder: TempDir::new().unwrap(), process: None };
+        let port = free_port();
+        let own = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        Self::run(port, "", TempDir::new().unwrap(), own.iter().chain(arguments)).await
+    }
+
+    /// Starts a sentinel with these lines of configuration and the password "watch".
+    pub async fn start_sentinel(lines: &str) -> Self {
+        let (port, folder) = (free_port(), TempDir::new().unwrap());
+        let configuration = format!("port {port}\nbind 127.0.0.1\nrequirepass watch\n{lines}\n");
+        std::fs::write(folder.path().join("sentinel.conf"), configuration).unwrap();
+        Self::run(port, ":watch@", folder, ["sentinel.conf", "--sentinel"].iter()).await
+    }
+
+    async fn run<'a>(
+        port: u16,
+        login: &'static str,
+        folder: TempDir,
+        arguments: impl Iterator<Item = &'a &'a str>,
+    ) -> Self {
+        let arguments = arguments.map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { port, login, arguments, folder, process: None };
         server.restart().await;
         server
     }
 
+    /// Its port on the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its address, and what comes after it.
     pub fn url(&self, rest: &str) -> String {
-        format!("redis://127.0.0.1:{}{rest}", self.port)
+        format!("redis://{}127.0.0.1:{}{rest}", self.login, self.port)
     }
 
     /// Kills it with SIGKILL.
@@ -86,16 +110,6 @@ impl RedisServer {
     pub async fn restart(&mut self) {
         self.kill();
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
             .args(&self.arguments)
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -120,10 +134,14 @@ impl RedisServer {
 
     /// The answer to one command, as text.
     pub async fn ask(&self, command: &[&str]) -> String {
+        format!("{:?}", self.query::<redis::Value>(command).await.unwrap())
+    }
+
+    /// The answer to one command.
+    pub async fn query<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url("")).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let answer: redis::Value = redis::Cmd::new().arg(command).query_async(&mut connection).await.unwrap();
-        format!("{answer:?}")
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::Cmd::new().arg(command).query_async(&mut connection).await
     }
 }
 
