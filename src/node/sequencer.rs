@@ -65,10 +65,11 @@ pub struct Sequencer {
     applied: Position,
     /// The highest head heard of. Final, so the store may be read up to it.
     head: Position,
-    /// By `previous`.
-    pending: Waiting<Announcement>,
+    /// By `previous`, with the moment it came.
+    pending: Waiting<(Moment, Announcement)>,
     payloads: Waiting<Arc<Delivery>>,
-    gap_since: Option<Moment>,
+    /// When the store last told a head that nothing else had told.
+    head_since: Moment,
     /// The bus may be losing messages: do not wait for it.
     is_degraded: bool,
     reading: bool,
@@ -84,7 +85,7 @@ impl Sequencer {
             limits,
             applied,
             head: applied,
-            gap_since: None,
+            head_since: 0,
             is_degraded: false,
             reading: false,
             not_before: 0,
@@ -114,7 +115,7 @@ impl Sequencer {
     }
 
     /// An announcement came.
-    pub fn announcement(&mut self, announcement: Announcement) {
+    pub fn announcement(&mut self, announcement: Announcement, now: Moment) {
         self.head = self.head.max(announcement.last);
         if announcement.last <= self.applied {
             return;
@@ -122,7 +123,9 @@ impl Sequencer {
         let carried: usize = announcement.carried.iter().map(size).sum();
         let elsewhere: usize =
             announcement.elsewhere.iter().map(|(_, audience)| audience_size(audience)).sum();
-        self.pending.insert(announcement.previous, carried + elsewhere, announcement);
+        // One that is repeated has waited since it came first.
+        let since = self.pending.get(announcement.previous).map_or(now, |(since, _)| *since);
+        self.pending.insert(announcement.previous, carried + elsewhere, (since, announcement));
         while self.pending.is_over() {
             self.pending.pop_last();
             metrics::counter!("carillon_sequencer_announcements_dropped_total").increment(1);
@@ -130,8 +133,11 @@ impl Sequencer {
     }
 
     /// The store was asked for its head.
-    pub fn head(&mut self, head: Position) {
-        self.head = self.head.max(head);
+    pub fn head(&mut self, head: Position, now: Moment) {
+        if head > self.head {
+            self.head = head;
+            self.head_since = now;
+        }
     }
 
     /// Whether the bus may be losing messages now.
@@ -146,7 +152,6 @@ impl Sequencer {
             return None;
         }
         let events = events.into_iter().filter(|e| e.position() > self.applied).collect();
-        self.gap_since = None;
         Some(self.apply(events, None, end))
     }
 
@@ -160,16 +165,16 @@ impl Sequencer {
     /// was told, and every few milliseconds while [`Sequencer::is_waiting`].
     pub fn advance(&mut self, now: Moment, concerns: impl Fn(&Audience) -> bool) -> Vec<Output> {
         let mut outputs = Vec::new();
-        while !self.reading {
-            self.pending.drop_while(|_, a| a.last <= self.applied);
+        // While the store is read, too: what is missing may still come, and a store that is slow holds nothing up.
+        loop {
+            self.pending.drop_while(|_, (_, a)| a.last <= self.applied);
             let follows = self.pending.first().filter(|(previous, _)| *previous <= self.applied);
-            let Some((_, announcement)) = follows else { break };
+            let Some((_, (_, announcement))) = follows else { break };
             let last = announcement.last;
             match complete(announcement, self.applied, &self.payloads, &concerns) {
                 Some((events, routes)) => {
                     self.pending.pop_first();
                     outputs.push(self.apply(events, Some(routes), last));
-                    self.gap_since = None;
                 }
                 None => {
                     outputs.extend(self.read(now, last));
@@ -177,16 +182,21 @@ impl Sequencer {
                 }
             }
         }
-        if self.reading || self.head <= self.applied {
+        if self.head <= self.applied {
             return outputs;
         }
-        let since = *self.gap_since.get_or_insert(now);
-        if self.is_degraded || now.saturating_sub(since) >= self.limits.gap_patience {
-            // Up to the next announcement here; what it brings need not be read.
-            let up_to = self.pending.first().map_or(self.head, |(previous, _)| previous);
+        // The gap is known since what stands behind it came.
+        let behind = self.pending.first().map(|(previous, (since, _))| (previous, *since));
+        let (up_to, since) = behind.unwrap_or((self.head, self.head_since));
+        if self.has_waited(since, now) {
             outputs.extend(self.read(now, up_to));
         }
         outputs
+    }
+
+    /// Whether what came then has had its time, and what is missing before it will not come any more.
+    fn has_waited(&self, since: Moment, now: Moment) -> bool {
+        self.is_degraded || now.saturating_sub(since) >= self.limits.gap_patience
     }
 
     /// Whether time alone may bring something to do.
@@ -199,10 +209,15 @@ impl Sequencer {
         self.pending.is_full() || self.payloads.is_full()
     }
 
+    /// Reads this far, and as far as there are gaps that have had their time: one read for all of them. Gap by gap,
+    /// a node that announces nothing for a while would put all others ever further behind. What the announcement
+    /// behind the last of them brings need not be read.
     fn read(&mut self, now: Moment, up_to: Position) -> Option<Output> {
-        if now < self.not_before {
+        if self.reading || now < self.not_before {
             return None;
         }
+        let waited = self.pending.iter().filter(|(_, (since, _))| self.has_waited(*since, now));
+        let up_to = waited.map(|(previous, _)| previous).fold(up_to, Position::max);
         self.reading = true;
         Some(Output::Read { after: self.applied, up_to })
     }

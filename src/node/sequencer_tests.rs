@@ -44,7 +44,7 @@ fn applied_events(outputs: &[Output]) -> Vec<Position> {
 #[test]
 fn a_following_announcement_is_applied_at_once_holes_and_all() {
     let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
-    sequencer.announcement(announcement(10, &[delivery(15, Audience::Everyone)], 17));
+    sequencer.announcement(announcement(10, &[delivery(15, Audience::Everyone)], 17), 0);
     assert_eq!(applied_events(&sequencer.advance(0, concerns)), [15]);
     assert_eq!(sequencer.applied(), 17);
 }
@@ -52,7 +52,7 @@ fn a_following_announcement_is_applied_at_once_holes_and_all() {
 #[test]
 fn a_gap_is_given_time_and_then_read_only_up_to_what_has_come() {
     let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
-    sequencer.announcement(announcement(12, &[delivery(13, Audience::Everyone)], 13));
+    sequencer.announcement(announcement(12, &[delivery(13, Audience::Everyone)], 13), 0);
     assert_eq!(sequencer.advance(0, concerns), []);
     assert_eq!(sequencer.advance(29, concerns), []);
     assert_eq!(sequencer.advance(30, concerns), [Output::Read { after: 10, up_to: 12 }]);
@@ -62,13 +62,46 @@ fn a_gap_is_given_time_and_then_read_only_up_to_what_has_come() {
     assert_eq!(applied_events(&sequencer.advance(32, concerns)), [13]);
 }
 
+/// A node that announces nothing costs the others one read for all it keeps to itself, and no waiting again and again.
+#[test]
+fn many_gaps_are_one_read() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
+    let everyone = |position| [delivery(position, Audience::Everyone)];
+    for position in [2, 4, 6] {
+        sequencer.announcement(announcement(position - 1, &everyone(position), position), position as Moment);
+    }
+    sequencer.announcement(announcement(7, &everyone(8), 8), 36);
+    assert_eq!(sequencer.advance(31, concerns), []);
+    assert_eq!(sequencer.advance(36, concerns), [Output::Read { after: 0, up_to: 5 }]);
+    let page = (1..6).map(|position| Arc::new(delivery(position, Audience::Everyone))).collect();
+    let page = sequencer.page(page, 5).unwrap();
+    assert_eq!(applied_events(&[page]), [1, 2, 3, 4, 5]);
+    assert_eq!(applied_events(&sequencer.advance(37, concerns)), [6]);
+    // What is missing before the last one has not had its time yet.
+    assert_eq!(sequencer.advance(65, concerns), []);
+    assert_eq!(sequencer.advance(66, concerns), [Output::Read { after: 6, up_to: 7 }]);
+}
+
+#[test]
+fn what_was_missing_may_come_while_the_store_is_read() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
+    let everyone = |position| [delivery(position, Audience::Everyone)];
+    sequencer.announcement(announcement(1, &everyone(2), 2), 0);
+    assert_eq!(sequencer.advance(30, concerns), [Output::Read { after: 0, up_to: 1 }]);
+    sequencer.announcement(announcement(0, &everyone(1), 1), 31);
+    assert_eq!(applied_events(&sequencer.advance(31, concerns)), [1, 2]);
+    assert_eq!(sequencer.page(vec![Arc::new(delivery(1, Audience::Everyone))], 1), None);
+    sequencer.announcement(announcement(2, &everyone(3), 3), 32);
+    assert_eq!(applied_events(&sequencer.advance(32, concerns)), [3]);
+}
+
 #[test]
 fn a_missing_payload_is_read_and_one_for_nobody_here_is_not() {
     let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
-    sequencer.announcement(announcement(0, &[delivery(1, Audience::Users(vec![9]))], 1));
+    sequencer.announcement(announcement(0, &[delivery(1, Audience::Users(vec![9]))], 1), 0);
     assert_eq!(sequencer.advance(0, concerns).len(), 1);
     assert_eq!(sequencer.applied(), 1);
-    sequencer.announcement(announcement(1, &[delivery(2, Audience::Users(vec![LOCAL_USER]))], 2));
+    sequencer.announcement(announcement(1, &[delivery(2, Audience::Users(vec![LOCAL_USER]))], 2), 0);
     assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 1, up_to: 2 }]);
 }
 
@@ -76,7 +109,7 @@ fn a_missing_payload_is_read_and_one_for_nobody_here_is_not() {
 fn a_failed_read_is_tried_again_later() {
     let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
     sequencer.degraded(true);
-    sequencer.head(5);
+    sequencer.head(5, 0);
     assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 0, up_to: 5 }]);
     sequencer.read_failed(10);
     assert!(sequencer.is_waiting());
@@ -90,11 +123,8 @@ fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
     let mut sequencer = Sequencer::new(limits, 0);
     for position in 2..9 {
         sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
-        sequencer.announcement(announcement(
-            position - 1,
-            &[delivery(position, Audience::Everyone)],
-            position,
-        ));
+        sequencer
+            .announcement(announcement(position - 1, &[delivery(position, Audience::Everyone)], position), 0);
     }
     assert_eq!((sequencer.pending.len(), sequencer.payloads.len()), (2, 2));
     assert_eq!(sequencer.lag(), 8, "the head is remembered, so the rest will be read");
@@ -108,13 +138,13 @@ fn what_waits_is_bounded_in_bytes_too() {
     for position in 2..20 {
         sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
         let large = [delivery(position, Audience::Everyone), delivery(position, Audience::Everyone)];
-        sequencer.announcement(announcement(position - 1, &large, position));
+        sequencer.announcement(announcement(position - 1, &large, position), 0);
         assert!(sequencer.pending.len() == 1 && sequencer.payloads.len() <= 3);
     }
     assert_eq!(sequencer.lag(), 19, "the head is remembered, so the rest will be read");
     let limits = SequencerLimits { bytes: 1, ..SequencerLimits::default() };
     let mut sequencer = Sequencer::new(limits, 0);
-    sequencer.announcement(announcement(0, &[delivery(1, Audience::Everyone)], 1));
+    sequencer.announcement(announcement(0, &[delivery(1, Audience::Everyone)], 1), 0);
     assert_eq!(applied_events(&sequencer.advance(0, concerns)), [1], "one may always wait");
 }
 
@@ -260,12 +290,12 @@ proptest! {
             for message in arrivals.remove(&step).unwrap_or_default() {
                 match message {
                     Message::Payload(delivery) => sequencer.payload(delivery),
-                    Message::Announcement(announcement) => sequencer.announcement(announcement),
+                    Message::Announcement(announcement) => sequencer.announcement(announcement, now),
                 }
             }
             world.answer(&mut sequencer, step, now);
             if step % 100 == 99 {
-                sequencer.head(head);
+                sequencer.head(head, now);
             }
             let outputs = sequencer.advance(now, concerns);
             world.carry_out(outputs, step);

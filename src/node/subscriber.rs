@@ -116,6 +116,7 @@ impl Subscriber {
     }
 
     fn message(&mut self, message: Message) {
+        let now = self.now();
         match message {
             Message::Heartbeat(_) => self.node.heard_heartbeat(),
             Message::Notice(notice) => self.notice(notice),
@@ -128,7 +129,7 @@ impl Subscriber {
             }
             Message::Announcement(announcement) => match &mut self.at {
                 Some((epoch, sequencer)) if *epoch == announcement.epoch => {
-                    sequencer.announcement(announcement)
+                    sequencer.announcement(announcement, now)
                 }
                 _ => self.ask_at = Instant::now(),
             },
@@ -193,6 +194,7 @@ impl Subscriber {
 
     /// The store said where the log stands.
     fn head(&mut self, state: &LogState) {
+        let now = self.now();
         let mut guard = self.node.hub.lock();
         match &mut self.at {
             Some((epoch, sequencer)) if *epoch == state.epoch => {
@@ -200,7 +202,7 @@ impl Subscriber {
                     drop(guard);
                     return self.history_was_lost(state.epoch.clone());
                 }
-                sequencer.head(state.head);
+                sequencer.head(state.head, now);
                 guard.begin(&state.epoch, state.floor, state.head);
             }
             _ => {

@@ -44,6 +44,10 @@ impl<T> Waiting<T> {
         self.items.first_key_value().map(|(position, (_, item))| (*position, item))
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Position, &T)> {
+        self.items.iter().map(|(position, (_, item))| (*position, item))
+    }
+
     pub(super) fn pop_first(&mut self) {
         self.bytes -= self.items.pop_first().map_or(0, |(_, (bytes, _))| bytes);
     }
