@@ -69,7 +69,7 @@ impl Default for NodeLimits {
             publish: PublishLimits::default(),
             reconcile_every: Duration::from_secs(1),
             reconcile_degraded: Duration::from_millis(100),
-            recheck_every: Duration::from_secs(20),
+            recheck_every: Duration::from_secs(10),
             heartbeat_every: Duration::from_secs(1),
             retention: Duration::from_secs(30 * 86_400),
             retire_every: Duration::from_secs(60),
