@@ -5,6 +5,7 @@ pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod event;
+pub mod failpoint;
 pub mod http;
 pub mod hub;
 pub mod node;

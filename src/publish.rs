@@ -17,6 +17,7 @@ use crate::event::{
     Audience, Cursor, Delivery, Draft, Epoch, Event, Invalid, Millis, NewEvent, Position, Recipients, Topic,
     UserId,
 };
+use crate::failpoint;
 use crate::hub::Hub;
 use crate::store::{Appended, AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
@@ -325,6 +326,7 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
             return;
         }
     };
+    failpoint::die("committed");
     let (previous, new) = (appended.previous, committed_events(&appended, events));
     let mut outcomes = appended.events.into_iter();
     for (request, count) in batch.into_iter().zip(counts) {
@@ -365,6 +367,7 @@ async fn announce(
     mut committed: mpsc::Receiver<Committed>,
 ) {
     while let Some(Committed { previous, events, _room }) = committed.recv().await {
+        failpoint::die("announcing");
         let epoch = epoch.borrow().clone();
         let (Some(epoch), Some(last)) = (&epoch, events.last().map(|event| event.position)) else {
             metrics::counter!("carillon_announcements_skipped_total").increment(1);

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layout in reading order; each may use itself and what stands before it.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
+    "failpoint",
     "event",
     "sse_parser",
     "redis_server",

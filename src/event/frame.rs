@@ -10,6 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use crate::failpoint::is_armed;
+
 use super::{Audience, Cursor, Epoch, Event, EventType, Millis, Position, Priority};
 
 /// A frame with its `id:` line in front, so that a connection may use it whole or put another `id:` before it.
@@ -23,7 +25,8 @@ impl Frame {
     /// The frame that carries `event`, stamped with its own position.
     pub fn of(epoch: &Epoch, event: &Event) -> Self {
         let json = serde_json::to_string(&Shown::from(event)).expect("an event is plain JSON");
-        let id = format!("id: {epoch}-{}\n", event.position);
+        let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
+        let id = format!("id: {epoch}-{}\n", event.position + ahead);
         Self { body_at: id.len(), bytes: Bytes::from(format!("{id}data: {json}\n\n")) }
     }
 

@@ -20,6 +20,7 @@ use super::clock::Clock;
 use crate::event::backlog::leave_order;
 use crate::event::frame::{control_body, id_line, retry_line};
 use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
+use crate::failpoint::is_armed;
 use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
 use crate::store::{Filter, Page, Store, StoreError};
 
@@ -126,7 +127,8 @@ impl Streams {
         if cursor.position < floor {
             return Ok(Backlog::Lost("retention"));
         }
-        page.events.retain(|event| !cursor.has_seen(event.position));
+        let is_new = |event: &Event| !cursor.has_seen(event.position) || is_armed("replay_repeats");
+        page.events.retain(is_new);
         // Of large events, no more are read the next time than were of use.
         let next_limit = match self.bound(&mut page) {
             true => u32::try_from(page.events.len()).unwrap_or(u32::MAX),
@@ -138,7 +140,7 @@ impl Streams {
             let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
             // The limit is of what is looked through, most of which is not urgent: as far as another page.
             let mut ahead = read(page.end, &filter, self.limits.replay_events).await?;
-            ahead.events.retain(|event| !cursor.has_seen(event.position));
+            ahead.events.retain(is_new);
             ahead.events.truncate(room);
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);

@@ -13,6 +13,7 @@ use super::sequencer::{Moment, Output, Sequencer};
 use crate::bus::message::{Message, Notice};
 use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Audience, Delivery, Epoch, Position};
+use crate::failpoint::is_armed;
 use crate::store::{LogState, StoreError};
 
 /// How often time is told to a sequencer that waits.
@@ -265,7 +266,8 @@ impl Subscriber {
     /// Asks the store for its head: once a second, jittered; often while the bus is down.
     fn ask_when_due(&mut self) {
         let now = Instant::now();
-        if self.asking || now < self.ask_at {
+        let is_off = self.at.is_some() && is_armed("reconcile_off");
+        if self.asking || now < self.ask_at || is_off {
             return;
         }
         let limits = &self.node.limits;
