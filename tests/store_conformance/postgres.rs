@@ -5,28 +5,9 @@ use std::time::Duration;
 use carillon::store::{Filter, Store, StoreError, StoreLimits};
 use sqlx::Connection as _;
 
+use super::support::log_lock::slow_commits;
 use super::support::servers::{PostgresServer, postgres_url};
 use super::*;
-
-/// The line that makes positions become visible in the order in which they are drawn.
-const LOCK: &str = "perform pg_advisory_xact_lock(7163384699738779502);";
-
-/// The append as it is, with a commit that takes a moment; without the lock, if so asked.
-async fn slow_commits(url: &str, with_lock: bool) {
-    let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    let definition: String = sqlx::query_scalar("select pg_get_functiondef('carillon_append'::regproc)")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
-    let end = definition.rfind("end\n").unwrap();
-    let (body, rest) = definition.split_at(end);
-    let mut slowed = format!("{body}perform pg_sleep(random() * 0.005);\n{rest}");
-    if !with_lock {
-        assert_eq!(slowed.matches(LOCK).count(), 1);
-        slowed = slowed.replace(LOCK, "");
-    }
-    execute(url, &slowed).await;
-}
 
 /// The control: the reader that misses nothing of the real log does miss events of one without the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

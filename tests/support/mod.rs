@@ -3,6 +3,7 @@
 
 pub mod bus_member;
 pub mod listener;
+pub mod log_lock;
 pub mod node;
 pub mod redis_groups;
 pub mod servers;

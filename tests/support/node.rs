@@ -18,39 +18,53 @@ pub struct Node {
     /// `http://127.0.0.1:port/metrics`.
     pub metrics: String,
     arguments: Vec<String>,
+    /// Variables set for its process, from the next start on.
+    pub variables: Vec<(String, String)>,
     process: Option<Child>,
 }
 
 impl Node {
     /// Starts one and waits until it is ready. `options` come after those every node gets.
     pub async fn start(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
+        let mut node = Self::new(store_url, bus_url, options);
+        node.restart().await;
+        node
+    }
+
+    /// One that is not yet started.
+    pub fn new(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
         let listen = ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")].map(str::to_owned);
         let metrics = ["--metrics-listen", &format!("127.0.0.1:{metrics_port}")].map(str::to_owned);
         let seams =
             ["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"].map(str::to_owned);
         let options = options.iter().map(|option| (*option).to_owned());
-        let mut node = Self {
+        Self {
             address: format!("http://127.0.0.1:{port}"),
             metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
             arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
+            variables: Vec::new(),
             process: None,
-        };
-        node.restart().await;
-        node
+        }
     }
 
     /// Kills it if it runs, starts it with the same arguments, and waits until it is ready.
     pub async fn restart(&mut self) {
+        self.spawn();
+        wait_until(DEADLINE, "the node is ready", || self.is_ready()).await;
+    }
+
+    /// The same without waiting.
+    pub fn spawn(&mut self) {
         self.kill();
         let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
             .args(&self.arguments)
+            .envs(self.variables.iter().cloned())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         self.process = Some(process);
-        wait_until(DEADLINE, "the node is ready", || self.is_ready()).await;
     }
 
     /// Whether `/readyz` says so.
@@ -62,6 +76,11 @@ impl Node {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
+    }
+
+    /// The process, if it was started and not ended by us.
+    pub fn pid_if_running(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     /// Kills it with SIGKILL.
@@ -76,6 +95,18 @@ impl Node {
     pub fn terminate(&mut self) -> bool {
         signal(self.pid(), "TERM");
         self.process.take().unwrap().wait().unwrap().success()
+    }
+
+    /// How a process that [`Self::has_ended`] did so: whether well.
+    pub fn take_exit(&mut self) -> bool {
+        self.process.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // Gone, or waiting for its parent to ask how it ended.
+        stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" Z"))
     }
 
     /// Its resident memory in bytes.
@@ -97,7 +128,9 @@ impl Node {
     pub async fn figure(&self, name: &str) -> f64 {
         let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
         let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
-        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        values
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .fold(0.0, |sum, value| sum + value)
     }
 }
 

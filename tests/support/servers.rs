@@ -51,6 +51,16 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
+fn signal_if_there(pid: u32, name: &str) {
+    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status();
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
 /// A Redis of the test's own, which keeps nothing; or a sentinel.
 pub struct RedisServer {
     port: u16,
@@ -180,7 +190,7 @@ impl PostgresServer {
 
     /// The address of a new, empty database on it.
     pub async fn new_database(&self) -> String {
-        new_database(&format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)).await
+        new_database(&self.url()).await
     }
 
     /// Stops it as a crash would, and starts it again.
@@ -192,6 +202,33 @@ impl PostgresServer {
     /// Starts it with the data it had.
     pub fn start_again(&self) {
         self.control("start");
+    }
+
+    /// Sends a signal to all its processes.
+    pub fn signal(&self, name: &str) {
+        let lines = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let postmaster: u32 = lines.lines().next().unwrap().parse().unwrap();
+        let backends = children(postmaster);
+        // First the one that starts others, last when they go on.
+        std::iter::once(postmaster).chain(backends).for_each(|pid| signal_if_there(pid, name));
+    }
+
+    /// Executes a statement as its superuser, in another database than the tests'.
+    pub async fn execute(&self, statement: &str) {
+        let mut connection = sqlx::PgConnection::connect(&self.url()).await.unwrap();
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Ends every connection to the tests' databases.
+    pub async fn terminate_backends(&self) {
+        let all = "select pg_terminate_backend(pid) from pg_stat_activity where datname like 'test_%'";
+        self.execute(all).await;
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
     /// Stops it as a crash would.

@@ -1,0 +1,11 @@
+//! The faults, by what they happen to. Each test is one run under load: what is done, and what is promised.
+
+mod clients;
+mod controls;
+mod failover;
+mod nodes;
+mod permissions;
+mod postgres;
+mod redis;
+mod soak;
+mod time;

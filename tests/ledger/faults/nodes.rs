@@ -1,0 +1,153 @@
+//! What happens to nodes: their listeners go on elsewhere.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::net::TcpStream;
+
+use crate::run::{Plan, Run};
+use crate::support::servers::signal;
+use crate::support::{DEADLINE, wait_until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random() {
+    let mut run = Run::start(Plan::new("node-killed", "nothing lost or repeated")).await;
+    for _ in 0..5 {
+        let (begun, node) = (run.now(), run.draws.random_range(0..3));
+        run.kill(node);
+        let pause = run.draws.random_range(0.3..1.5);
+        run.calm(pause).await;
+        run.restart(node).await;
+        run.fault(&format!("node {node} killed"), begun);
+        run.calm(0.5).await;
+    }
+    run.finish().await.assert_clean();
+}
+
+/// The event is in the log and no bus ever tells of it: only the head does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_commit_and_announcement() {
+    dies_at("announcing", "node-killed-unannounced").await;
+}
+
+/// The publisher does not know; its retry finds the event it already published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_commit_and_answer() {
+    dies_at("committed", "node-killed-unanswered").await;
+}
+
+async fn dies_at(failpoint: &str, name: &'static str) {
+    let mut run = Run::start(Plan::new(name, "nothing lost, one key one event")).await;
+    for node in 0..3 {
+        let begun = run.now();
+        let after = run.draws.random_range(5..30);
+        let armed = vec![("FAILPOINTS".to_owned(), format!("{failpoint}={after}*off->return"))];
+        run.world.nodes[node].variables = armed;
+        // It may be at its end before it is ready.
+        run.world.nodes[node].spawn();
+        let ends = async || run.world.nodes[node].has_ended();
+        wait_until(DEADLINE, "the node dies at its failpoint", ends).await;
+        run.calm(0.5).await;
+        run.world.nodes[node].variables.clear();
+        run.restart(node).await;
+        run.fault(&format!("node {node} killed at {failpoint}"), begun);
+    }
+    run.finish().await.assert_clean();
+}
+
+/// A rolling restart: streams are told to come back, none is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terminated_in_turn() {
+    let mut run = Run::start(Plan::new("nodes-rolling", "nothing lost or repeated, none refused")).await;
+    for node in 0..3 {
+        let begun = run.now();
+        assert!(run.terminate(node).await, "node {node} ended with an error");
+        run.calm(0.5).await;
+        run.restart(node).await;
+        run.fault(&format!("node {node} restarted"), begun);
+        run.calm(0.5).await;
+    }
+    run.finish().await.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_for_half_a_minute() {
+    let run = Run::start(Plan::new("node-stopped", "nothing lost or repeated")).await;
+    let begun = run.now();
+    signal(run.world.nodes[0].pid(), "STOP");
+    run.calm(30.0).await;
+    signal(run.world.nodes[0].pid(), "CONT");
+    run.fault("node 0 stopped", begun);
+    run.calm(1.0).await;
+    run.finish().await.assert_clean();
+}
+
+/// With the way to Postgres slow, a node is nearly always inside an append when it is stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_inside_appends() {
+    let mut plan = Plan::new("node-stopped-in-append", "nothing lost or repeated");
+    plan.mix.pause = Duration::from_millis(5);
+    let mut run = Run::start(plan).await;
+    run.world.to_postgres.iter().for_each(|way| way.faults.delay(Duration::from_millis(10)));
+    for _ in 0..8 {
+        let (begun, node) = (run.now(), run.draws.random_range(0..3));
+        signal(run.world.nodes[node].pid(), "STOP");
+        let pause = run.draws.random_range(0.2..1.0);
+        run.calm(pause).await;
+        signal(run.world.nodes[node].pid(), "CONT");
+        run.fault(&format!("node {node} stopped"), begun);
+        run.calm(0.3).await;
+    }
+    run.finish().await.assert_clean();
+}
+
+/// What is connected goes on; what cannot connect here does elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_file_descriptors() {
+    let run = Run::start(Plan::new("node-descriptors", "nothing lost, open streams go on")).await;
+    let begun = run.now();
+    let (pid, address) = (run.world.nodes[0].pid(), run.world.nodes[0].address.replace("http://", ""));
+    limit(pid, "nofile", std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64 + 10);
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        idle.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let refused = async || run.world.nodes[0].figure("carillon_accept_failures_total").await > 0.0;
+    // The figures need a descriptor, too: some are given back for them.
+    run.calm(4.0).await;
+    idle.truncate(4);
+    wait_until(DEADLINE, "the node counts what it could not accept", refused).await;
+    limit(pid, "nofile", 20_000);
+    drop(idle);
+    run.fault("node 0 out of file descriptors", begun);
+    run.calm(1.0).await;
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+/// An allocation that fails ends the process: like any other death.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn out_of_memory() {
+    let mut plan = Plan::new("node-memory", "nothing lost or repeated");
+    plan.mix.bytes = 30_000;
+    let mut run = Run::start(plan).await;
+    let begun = run.now();
+    let pid = run.world.nodes[0].pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+    let size: u64 = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+    limit(pid, "as", size);
+    run.calm(6.0).await;
+    run.kill(0);
+    run.restart(0).await;
+    run.fault("node 0 gets no more memory, then killed", begun);
+    run.finish().await.assert_clean();
+}
+
+fn limit(pid: u32, what: &str, most: u64) {
+    let status =
+        Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--{what}={most}:")).status();
+    assert!(status.expect("prlimit must be on the path").success());
+}

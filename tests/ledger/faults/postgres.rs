@@ -1,0 +1,144 @@
+//! What happens to Postgres: nothing new is taken, and nothing that was is lost.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::proxy::{Direction, Ending, Moment, Times, contains};
+use crate::run::{Plan, Run};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crashed_and_restarted() {
+    let mut run =
+        Run::start(Plan::new("postgres-crashed", "nothing acknowledged is lost, no stream breaks")).await;
+    for _ in 0..3 {
+        let begun = run.now();
+        run.world.postgres.stop_immediate();
+        run.calm(1.0).await;
+        run.world.postgres.start_again();
+        run.fault("Postgres crashed", begun);
+        run.calm(2.0).await;
+    }
+    // Whoever comes later and asks for everything finds all of it in the log, too.
+    let mut options = run.options(0, 0);
+    options.cursor = Some(format!("{}-0", run.world.people.store().log_state().await.unwrap().epoch));
+    options.listener.is_slow = true;
+    run.listen_as(options).await;
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen() {
+    let run =
+        Run::start(Plan::new("postgres-frozen", "nothing acknowledged is lost, no stream breaks")).await;
+    let begun = run.now();
+    run.world.postgres.signal("STOP");
+    run.calm(15.0).await;
+    run.world.postgres.signal("CONT");
+    run.fault("Postgres frozen", begun);
+    run.calm(2.0).await;
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backends_terminated() {
+    let run =
+        Run::start(Plan::new("postgres-terminated", "nothing acknowledged is lost, no stream breaks")).await;
+    let begun = run.now();
+    for _ in 0..25 {
+        run.world.postgres.terminate_backends().await;
+        run.calm(0.2).await;
+    }
+    run.fault("backends terminated every 200 ms", begun);
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+/// The append was sent, and committed or not: the answer never comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_during_commit() {
+    let mut run = Run::start(Plan::new("postgres-cut-in-commit", "one key one event, all or nothing")).await;
+    let begun = run.now();
+    for _ in 0..20 {
+        let way = &run.world.to_postgres[run.draws.random_range(0..3)].faults;
+        let moment = if run.draws.random() { Moment::Answered } else { Moment::AtOnce };
+        // A parameter of every append.
+        way.cut_when(Direction::ToServer, contains(b"note"), moment, Times::Once, Ending::Reset);
+        run.calm(0.25).await;
+    }
+    run.fault("connections cut during COMMIT", begun);
+    let cut: u64 = run.world.to_postgres.iter().map(|way| way.faults.counts().cut).sum();
+    assert!(cut >= 10, "only {cut} connections were cut");
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+/// Neither a transaction that stays open nor a dump that reads for long holds up the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_transaction_and_a_dump() {
+    let mut plan = Plan::new("postgres-long-transaction", "nothing lost, no delay");
+    plan.promises.overtaking = None;
+    let run = Run::start(plan).await;
+    let begun = run.now();
+    let mut connection = PgConnection::connect(&run.world.store_url).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    // It has a snapshot and has written: what it may hold up, it holds up.
+    let holds = "create table foreign_table (); select count(*) from events";
+    sqlx::raw_sql(holds).execute(&mut *transaction).await.unwrap();
+    for _ in 0..4 {
+        let bytes = dump(&run.world.store_url);
+        assert!(bytes > 10_000, "the dump has {bytes} bytes");
+        run.calm(1.0).await;
+    }
+    transaction.rollback().await.unwrap();
+    run.fault("a foreign transaction stays open; pg_dump", begun);
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_commits() {
+    let mut plan = Plan::new("postgres-slow-commits", "nothing lost, order kept");
+    plan.publishers = 12;
+    let run = Run::start(plan).await;
+    let begun = run.now();
+    for setting in ["commit_delay = 100000", "commit_siblings = 0"] {
+        run.world.postgres.execute(&format!("alter system set {setting}")).await;
+    }
+    run.world.postgres.execute("select pg_reload_conf()").await;
+    run.calm(6.0).await;
+    run.world.postgres.execute("alter system reset all").await;
+    run.world.postgres.execute("select pg_reload_conf()").await;
+    run.fault("each commit takes 100 ms longer", begun);
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_way_there() {
+    let run = Run::start(Plan::new("postgres-slow-way", "nothing lost, order kept")).await;
+    let begun = run.now();
+    run.world.to_postgres[0].faults.delay(Duration::from_millis(150));
+    run.calm(6.0).await;
+    run.fault("300 ms between node 0 and Postgres", begun);
+    let outcome = run.finish().await;
+    outcome.assert_clean();
+    outcome.assert_no_outage();
+}
+
+/// How large a dump of the database is, in bytes.
+fn dump(url: &str) -> usize {
+    let output = Command::new("/usr/lib/postgresql/15/bin/pg_dump").arg(url).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout.len()
+}
