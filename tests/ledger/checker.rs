@@ -121,7 +121,7 @@ impl Default for Promises {
             retraction_margin: Duration::from_secs(2),
             revocation_margin: Duration::from_secs(5),
             deliver_within: Duration::from_secs(5),
-            lag_zero_within: Duration::from_secs(10),
+            lag_zero_within: Duration::from_secs(20),
             raw_repeats: 0,
             resets: false,
             overtaking: Some(Priority::Normal),

@@ -391,8 +391,8 @@ fn c9_sentinels_come_in_time_to_everyone_they_are_for() {
         }
         run
     };
-    run(Some(10_100)).breaks(&[]);
-    run(Some(10_101)).breaks(&[C9]);
+    run(Some(20_100)).breaks(&[]);
+    run(Some(20_101)).breaks(&[C9]);
     run(None).breaks(&[C1, C9]);
     // Whoever is gone owes no answer; whoever never got a stream does.
     let mut gone = run(None);

@@ -105,6 +105,7 @@ async fn a_reconnect_storm() {
         Plan::new("reconnect-storm", "nothing lost or repeated; no store reads by who missed nothing");
     plan.options = vec!["--streams-per-user", "10000"];
     plan.promises.descriptors_growth = LISTENERS as u64 + 100;
+    plan.promises.lag_zero_within = DEADLINE;
     // They live on one node first, and then on another.
     plan.promises.memory_growth = LISTENERS as u64 * 25_000;
     let mut run = Run::without_listeners(plan).await;

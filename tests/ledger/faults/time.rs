@@ -12,9 +12,9 @@ use crate::run::{Plan, Run};
 /// Events that end about when they are delivered: none may come after its end, whichever way it takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expiry_around_delivery() {
-    let mut plan = Plan::new("expiry", "nothing comes after it expired (200 ms)");
+    let mut plan = Plan::new("expiry", "nothing comes after it expired (half a second)");
     plan.mix.lifetime = Some(Duration::from_millis(100));
-    plan.promises.expiry_margin = Duration::from_millis(200);
+    plan.promises.expiry_margin = Duration::from_millis(500);
     let mut run = Run::start(plan).await;
     let begun = run.now();
     for _ in 0..3 {
@@ -29,8 +29,8 @@ async fn expiry_around_delivery() {
 /// A user reads events while they are on their way to other tabs of theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_around_delivery() {
-    let mut plan = Plan::new("read", "nothing comes after it was read (200 ms)");
-    plan.promises.read_margin = Duration::from_millis(200);
+    let mut plan = Plan::new("read", "nothing comes after it was read (half a second)");
+    plan.promises.read_margin = Duration::from_millis(500);
     let mut run = Run::start(plan).await;
     // A tab that is away now and then replays what was not read meanwhile.
     let away = run.listen(1, 0, Pace::Full).await;
