@@ -12,6 +12,8 @@ import { Tabs } from './tabs.js';
 /** Events remembered by id. Those before the place that was reached need no remembering. */
 const MAX_KNOWN = 1_024;
 const SAVE_EVERY = 1_000;
+/** A page nobody looks at, with a connection of its own, gives that back: a browser has few to one host. */
+const HIDDEN_FOR = 5 * 60_000;
 const NAMES = ['event', 'state', 'reset', 'retract', 'expire', 'read'];
 
 /**
@@ -42,6 +44,8 @@ class Carillon {
   #hide = () => this.#stop();
   /** A page kept for the back button comes back as it was left, without its connection. */
   #show = ({ persisted }) => persisted && this.#start();
+  #hiding = null;
+  #look = () => this.#pauseSoon();
 
   constructor({ account, types, topics, minPriority, cursor, shared = true, url = '/api/v1/stream' }) {
     const address = addressOf(url, types, topics, minPriority);
@@ -59,12 +63,13 @@ class Carillon {
     };
     const share = shared && name !== null && navigator.locks && globalThis.BroadcastChannel;
     this.#make = share ? () => new Tabs(name, address, on) : () => new Source(address, on.place(), on);
+    if (!share) document.addEventListener('visibilitychange', this.#look);
     addEventListener('pagehide', this.#hide);
     addEventListener('pageshow', this.#show);
     this.#start();
   }
 
-  /** `connecting`, `catching up`, `live`, `offline` or `signed out`. */
+  /** `connecting`, `catching up`, `live`, `offline`, `paused` or `signed out`. */
   get state() {
     return this.#state;
   }
@@ -84,6 +89,8 @@ class Carillon {
 
   /** Ends this page's part in it; other tabs go on. */
   close() {
+    clearTimeout(this.#hiding);
+    document.removeEventListener('visibilitychange', this.#look);
     removeEventListener('pagehide', this.#hide);
     removeEventListener('pageshow', this.#show);
     this.#stop();
@@ -92,6 +99,7 @@ class Carillon {
   #start() {
     if (this.#link || this.#state === 'signed out') return;
     this.#link = this.#make();
+    if (this.#state !== 'connecting') this.#tell('connecting', new Date());
     if (this.#key) this.#saver = setInterval(() => this.#save(), SAVE_EVERY);
     // After the caller has said what it listens to.
     const link = this.#link;
@@ -104,6 +112,16 @@ class Carillon {
     this.#save();
     this.#link.stop();
     this.#link = null;
+  }
+
+  #pauseSoon() {
+    clearTimeout(this.#hiding);
+    if (!document.hidden) return void (this.#state === 'paused' && this.#start());
+    this.#hiding = setTimeout(() => {
+      if (!this.#link) return;
+      this.#stop();
+      this.#tell('paused', new Date());
+    }, HIDDEN_FOR);
   }
 
   #receive({ name, data, id }) {

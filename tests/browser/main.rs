@@ -177,6 +177,9 @@ async fn without_web_locks_each_tab_has_a_connection_of_its_own() {
     tabs[0].sign_in("alice").await;
     for tab in &tabs {
         tab.eval("Object.defineProperty(navigator, 'locks', { value: undefined }), null").await;
+        // Five minutes are long for a test.
+        tab.eval("window.setTimeout = ((real) => (work, ms) => real(work, ms === 300000 ? 50 : ms))(setTimeout), null")
+            .await;
         tab.connect(&json!({ "account": "alice" })).await;
         tab.live().await;
     }
@@ -187,6 +190,20 @@ async fn without_web_locks_each_tab_has_a_connection_of_its_own() {
     }
     tabs[0].eval("carillon.close()").await;
     until_listeners(&site.node, 1).await;
+
+    // Not looked at, it gives its connection back, and goes on when it is.
+    let look = async |hidden: bool| {
+        let property =
+            format!("Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})");
+        tabs[1].eval(&format!("{property}, document.dispatchEvent(new Event('visibilitychange'))")).await;
+    };
+    look(true).await;
+    tabs[1].until("carillon.state === 'paused'").await;
+    until_listeners(&site.node, 0).await;
+    site.publish(2).await;
+    look(false).await;
+    tabs[1].has_got([1, 2]).await;
+    tabs[1].live().await;
     site.browser.assert_quiet(&[]);
 }
 
