@@ -3,23 +3,29 @@
 import { call, serverNow, SignedOut } from './api.js';
 import { Announcer } from './announce.js';
 import { EntryList, MAX_ENTRIES } from './list.js';
-import { Stream } from './stream.js';
+import { connect } from './carillon.js';
 
 const CHECK_EVERY = 60_000;
 const by = (id) => document.getElementById(id);
 const random = (least, most) => least + Math.random() * (most - least);
 
 const address = new URLSearchParams(location.search);
-const query = (names) => new URLSearchParams([...address].filter(([name, value]) => names.includes(name) && value));
-const listQuery = query(['type', 'min_priority', 'unread', 'topic']);
-const streamQuery = query(['type', 'min_priority', 'topic']);
+const given = (name) => address.getAll(name).filter(Boolean);
+const listed = ['type', 'min_priority', 'unread', 'topic'];
+const listQuery = new URLSearchParams([...address].filter(([name, value]) => listed.includes(name) && value));
 const unreadOnly = address.get('unread') === 'true';
-const topicsOnly = streamQuery.has('topic');
+const topicsOnly = given('topic').length > 0;
 
 const page = by('inbox');
 const list = new EntryList(by('entries'), by('blank'));
 const announcer = new Announcer();
-const stream = new Stream(page.dataset.cursor, streamQuery);
+const carillon = connect({
+  account: page.dataset.account,
+  cursor: page.dataset.cursor,
+  types: given('type'),
+  topics: given('topic'),
+  minPriority: given('min_priority')[0],
+});
 let next = page.dataset.next || null;
 let unread = Number(by('unread').textContent);
 /** Frames that came while the list is being read, to be applied on top of it; null when it is not. */
@@ -48,7 +54,7 @@ function notice(text) {
 }
 
 function signOut() {
-  stream.end();
+  carillon.close();
   location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
 }
 
@@ -89,22 +95,16 @@ function leave(position) {
   list.remove(entry);
 }
 
-const controls = {
-  'carillon.reset': () => refresh(true),
-  'carillon.signout': signOut,
-  'carillon.retract': ({ position }) => leave(position),
-  'carillon.expire': ({ position }) => leave(position),
-  'carillon.read': ({ position, read, up_to: upTo }) => {
-    if (upTo !== undefined) {
-      list.entries().filter((entry) => entry.position <= upTo).forEach((entry) => setRead(entry, true));
-      return refreshSoon();
-    }
-    const entry = list.byPosition(position);
-    if (!entry) return unreadOnly && !read ? refreshSoon() : checkSoon();
-    setRead(entry, read);
-    if (read) recheck(entry);
-  },
-};
+function readElsewhere({ position, read, up_to: upTo }) {
+  if (upTo !== undefined) {
+    list.entries().filter((entry) => entry.position <= upTo).forEach((entry) => setRead(entry, true));
+    return refreshSoon();
+  }
+  const entry = list.byPosition(position);
+  if (!entry) return unreadOnly && !read ? refreshSoon() : checkSoon();
+  setRead(entry, read);
+  if (read) recheck(entry);
+}
 
 /** Applies a frame now, or after the list that is being read. */
 function apply(work) {
@@ -121,20 +121,23 @@ function apply(work) {
   }
 }
 
-stream.addEventListener('entry', ({ detail }) => apply(() => arrive(detail)));
-stream.addEventListener('control', ({ detail: { name, data } }) => {
-  // Neither of these waits for a list, least of all for one that cannot be read.
-  if (name === 'carillon.signout' || name === 'carillon.reset') controls[name](data);
-  else apply(() => controls[name](data));
-});
-stream.addEventListener('state', ({ detail: { state, since } }) => {
-  const time = since.toLocaleTimeString();
-  const words = { live: 'live', reconnecting: `reconnecting since ${time}`, paused: 'paused', 'signed-out': 'signed out' };
+carillon.on('event', (event) => apply(() => arrive(event)));
+carillon.on('read', (what) => apply(() => readElsewhere(what)));
+carillon.on('retract', ({ position }) => apply(() => leave(position)));
+carillon.on('expire', ({ position }) => apply(() => leave(position)));
+// Does not wait for a list that is being read: it counts no more.
+carillon.on('reset', () => refresh(true));
+
+let wasLive = false;
+carillon.on('state', ({ state, since }) => {
   by('pill').dataset.state = state;
-  by('pill').textContent = words[state];
+  by('pill').textContent = state === 'offline' ? `offline since ${since.toLocaleTimeString()}` : state;
+  if (state === 'signed out') signOut();
+  if (state !== 'live') return;
+  // What others read or took back in between is not repeated by the stream. Spread out: many come back at once.
+  if (wasLive) refreshSoon();
+  wasLive = true;
 });
-// What others read or took back in between is not repeated by the stream. Spread out: many come back at once.
-stream.addEventListener('resumed', () => refreshSoon());
 
 // What the server knows
 
@@ -209,7 +212,7 @@ function showCounts({ unread: number, by_type: types }) {
   }));
 }
 
-/** Whether the number is right, the session valid and the server there. */
+/** Whether the number is right, and the session valid. */
 async function check() {
   clearTimeout(checkSoonTimer);
   checkSoonTimer = null;
@@ -217,9 +220,8 @@ async function check() {
     showCounts(await call('/inbox/counts'));
     show();
   } catch (error) {
+    // Whether the server can be reached, the stream knows better.
     if (error instanceof SignedOut) signOut();
-    // No answer at all: the stream's connection is likely dead too, without having noticed.
-    else if (error.status === undefined) stream.restart();
   }
 }
 
@@ -283,6 +285,5 @@ setInterval(() => {
 
 setInterval(() => document.hidden || check(), CHECK_EVERY * random(0.8, 1.2));
 
-stream.start();
 setTimeout(check, random(0, 2_000));
 show();

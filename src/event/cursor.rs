@@ -1,7 +1,8 @@
 //! The cursor: what a listener has seen, as a short string it sends back to resume.
 //!
 //! Written `epoch-position`, and `epoch-position+a+b` when events `a` and `b` overtook others in a backlog:
-//! everything up to `position` was sent, and besides it `a` and `b`. Opaque to clients.
+//! everything up to `position` was sent, and besides it `a` and `b`. Opaque to clients, save the module
+//! for pages that the nodes serve themselves (`static/place.js`).
 
 use std::fmt;
 use std::str::FromStr;

@@ -51,9 +51,11 @@ pub async fn open(
     let header = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
     let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
     let resume = resume.map(|cursor| if cursor.len() > Cursor::MAX_LEN { "unreadable" } else { cursor });
+    let aloud = params.flag("alive")?;
     let begun = tokio::time::Instant::now();
     loop {
         match app.node.streams.open(subscription.clone(), resume) {
+            Ok(stream) if aloud => return Ok(response(Body::new(stream.aloud()))),
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
                 // Some may be of connections that broke, which is noticed later.

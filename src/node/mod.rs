@@ -130,7 +130,13 @@ impl Node {
         let (epoch, known_epoch) = watch::channel(None);
         let mut tasks = JoinSet::new();
         let node = Arc::new(Self {
-            streams: Streams::new(hub.clone(), store.clone(), clock.clone(), limits.stream.clone()),
+            streams: Streams::new(
+                hub.clone(),
+                store.clone(),
+                clock.clone(),
+                limits.stream.clone(),
+                limits.care.heartbeat_every,
+            ),
             publisher: Publisher::start(
                 &mut tasks,
                 store.clone(),

@@ -57,14 +57,21 @@ pub struct Streams {
     store: Store,
     clock: Arc<Clock>,
     limits: StreamLimits,
+    heartbeat: Duration,
     replays: Semaphore,
 }
 
 impl Streams {
-    /// Streams fed by `hub`, replaying from `store`.
-    pub fn new(hub: Arc<Hub>, store: Store, clock: Arc<Clock>, limits: StreamLimits) -> Arc<Self> {
+    /// Streams fed by `hub`, replaying from `store`. `heartbeat`: how long they are quiet at most.
+    pub fn new(
+        hub: Arc<Hub>,
+        store: Store,
+        clock: Arc<Clock>,
+        limits: StreamLimits,
+        heartbeat: Duration,
+    ) -> Arc<Self> {
         let replays = Semaphore::new(limits.concurrent_replays);
-        Arc::new(Self { hub, store, clock, limits, replays })
+        Arc::new(Self { hub, store, clock, limits, heartbeat, replays })
     }
 
     /// How long a browser is told to wait before it reconnects.
@@ -88,6 +95,7 @@ impl Streams {
             out: VecDeque::new(),
             phase: Phase::Live,
             limit: self.limits.replay_events,
+            is_aloud: false,
         };
         match parsed {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
@@ -229,9 +237,28 @@ pub struct EventStream {
     phase: Phase,
     /// How many events a replay reads at once.
     limit: u32,
+    is_aloud: bool,
 }
 
 impl EventStream {
+    /// The same stream, saying aloud what an `EventSource` does not show of a stream: its place, that it lives, and
+    /// whether it has told everything up to now.
+    pub fn aloud(mut self) -> Self {
+        self.is_aloud = true;
+        self.say_alive();
+        self
+    }
+
+    fn say_alive(&mut self) {
+        if self.is_aloud {
+            let live = matches!(self.phase, Phase::Live);
+            let (heartbeat, retry) = (self.shared.heartbeat, self.shared.limits.retry);
+            let data =
+                json!({ "live": live, "heartbeat": heartbeat.as_secs_f64(), "retry": retry.as_secs_f64() });
+            self.notice(&control_body("carillon.alive", &data));
+        }
+    }
+
     /// Goes on from `cursor`, up to `fence` from the store.
     fn resume(&mut self, cursor: Cursor, fence: &Fence) {
         let lost = if cursor.epoch != fence.epoch {
@@ -283,6 +310,15 @@ impl EventStream {
         self.out.push_back(Ready::Frame(frame.into()));
     }
 
+    /// Says that the stream lives: as `frame`, or aloud.
+    fn heartbeat(&mut self, frame: String) {
+        if self.is_aloud {
+            self.say_alive();
+        } else {
+            self.out.push_back(Ready::Frame(frame.into()));
+        }
+    }
+
     /// Ends the stream with a last word, if there is one.
     fn close(&mut self, closing: Closing) {
         if closing == Closing::SignedOut {
@@ -298,6 +334,7 @@ impl EventStream {
                 self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
                 self.phase = Phase::Live;
                 self.reset(reason);
+                self.say_alive();
             }
             Ok(Backlog::Page(replay)) => {
                 self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
@@ -308,6 +345,7 @@ impl EventStream {
                 if self.cursor.position >= up_to {
                     self.reach(up_to);
                     self.phase = Phase::Live;
+                    self.say_alive();
                 } else {
                     self.replay_to(up_to);
                 }
@@ -390,14 +428,13 @@ impl EventStream {
                 Poll::Ready(Taken::Lagged) => {
                     let fence = self.shared.hub.fence(&self.listener, &self.cursor);
                     self.resume(self.cursor.clone(), &fence);
+                    self.say_alive();
                 }
                 Poll::Ready(Taken::Heartbeat) if is_live => {
                     self.reach(applied);
-                    self.out.push_back(Ready::Frame(format!("{}\n", id_line(&self.cursor)).into()));
+                    self.heartbeat(format!("{}\n", id_line(&self.cursor)));
                 }
-                Poll::Ready(Taken::Heartbeat) => {
-                    self.out.push_back(Ready::Frame(Bytes::from_static(b":\n\n")))
-                }
+                Poll::Ready(Taken::Heartbeat) => self.heartbeat(":\n\n".to_owned()),
                 Poll::Ready(Taken::Close(closing)) => self.close(closing),
                 Poll::Pending => {
                     let Phase::Replaying(reading, up_to) = &mut self.phase else { return Poll::Pending };

@@ -27,7 +27,8 @@ impl World {
         hub.lock().begin(&state.epoch, state.floor, state.head);
         let clock = Arc::new(Clock::default());
         clock.set(state.now);
-        let streams = Streams::new(hub.clone(), store.clone(), clock.clone(), limits);
+        let streams =
+            Streams::new(hub.clone(), store.clone(), clock.clone(), limits, Duration::from_secs(15));
         Self { store, hub, clock, streams }
     }
 

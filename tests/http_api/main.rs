@@ -40,6 +40,7 @@ suite!(
     stream::resuming_gives_exactly_what_was_missed,
     stream::the_urgent_overtake_in_a_backlog,
     stream::what_cannot_be_served_for_the_moment_is_no_refusal,
+    stream::asked_to_a_stream_says_aloud_that_it_lives,
     inbox::pages_are_complete_and_do_not_overlap,
     inbox::data_is_shown_as_it_was_sent,
     inbox::filters_choose_what_is_listed,

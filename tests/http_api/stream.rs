@@ -274,3 +274,28 @@ pub async fn what_cannot_be_served_for_the_moment_is_no_refusal(setup: Setup) {
     setup.execute("alter table not_yet_there rename to tokens").await;
     setup.stream(&setup.bob, "").await;
 }
+
+pub async fn asked_to_a_stream_says_aloud_that_it_lives(setup: Setup) {
+    const ALIVE: &str = "carillon.alive";
+    let quiet = setup.stream(&setup.alice, "").await;
+    let begin = quiet.cursor().to_owned();
+    setup.publish_to_all("missed").await;
+
+    let mut stream = setup.stream(&setup.alice, &format!("alive=true&{}", in_query(&begin))).await;
+    let is_live = |stream: &Stream| stream.notices(ALIVE).last().is_some_and(|alive| alive["live"] == true);
+    stream.until("it is live", is_live).await;
+    let alive = stream.notices(ALIVE).pop().unwrap();
+    assert!(alive["heartbeat"].as_f64().unwrap() > 0.0 && alive["retry"].as_f64().unwrap() > 0.0, "{alive}");
+    assert_eq!(stream.data(), ["missed"]);
+    let told = stream.events.iter().position(|event| event.event == "message").unwrap();
+    let live = stream.events.iter().rposition(|event| event.event == ALIVE).unwrap();
+    assert!(told < live, "it is not live before the backlog has been told");
+    assert_eq!(stream.events[live].id, stream.cursor(), "it tells where to go on from");
+
+    let known = stream.notices(ALIVE).len();
+    stream.until("a heartbeat", move |stream| stream.notices(ALIVE).len() > known).await;
+    assert!(quiet.notices(ALIVE).is_empty(), "only to those who asked");
+    send(setup.get(&format!("{STREAM}?alive=loudly")).bearer_auth(&setup.alice))
+        .await
+        .expect_problem(400, "alive");
+}

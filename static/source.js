@@ -1,0 +1,175 @@
+// One stream's life: an EventSource, and another whenever the browser has given up or does not notice that the
+// connection is dead.
+//
+// An EventSource shows neither comments nor frames that hold only an `id:`, so heartbeats cannot be seen with it.
+// The stream is asked to say them aloud (`alive=true`), as events named `carillon.alive`.
+
+const FIRST_PAUSE = 1_000;
+const LONGEST_PAUSE = 30_000;
+/** The browser tries again by itself, as the server's `retry:` says; so often in a row and no more. */
+const OWN_TRIES = 3;
+/** A connection that lasted this long was a good one: the next trouble starts with a short pause again. */
+const STEADY = 10_000;
+/** Silence that is too long until the server has said how often it is heard, and afterwards in heartbeats. */
+const FIRST_SILENCE = 30_000;
+const SILENT_HEARTBEATS = 2.5;
+const LEAST_SILENCE = 5_000;
+const TICK = 1_000;
+const PROBE_TIMEOUT = 8_000;
+const NAMED = ['reset', 'read', 'retract', 'expire', 'alive', 'signout'];
+
+export class Source {
+  /** The raw place of the stream: where another would go on. Null before the first frame. */
+  cursor;
+  state = 'connecting';
+  since = new Date();
+  #url;
+  #on;
+  #events = null;
+  #heard = Date.now();
+  #silence = FIRST_SILENCE;
+  #pause = FIRST_PAUSE;
+  #liveSince = null;
+  #failures = 0;
+  #timer = null;
+  #ticker = null;
+  #again = () => this.#restart();
+
+  /** `on`: `frame({name, data, id})`, `state(state, since)` and `signedOut()`. */
+  constructor(url, cursor, on) {
+    this.#url = url;
+    this.cursor = cursor;
+    this.#on = on;
+  }
+
+  start() {
+    // Either way the network is another one now; whether the server can be reached, only trying tells.
+    addEventListener('online', this.#again);
+    addEventListener('offline', this.#again);
+    this.#ticker = setInterval(() => this.checkSilence(), TICK);
+    this.#open();
+  }
+
+  stop() {
+    removeEventListener('online', this.#again);
+    removeEventListener('offline', this.#again);
+    clearInterval(this.#ticker);
+    this.#close();
+  }
+
+  /** How long nothing may be heard, in milliseconds. */
+  get silence() {
+    return this.#silence;
+  }
+
+  /** Begins again at an earlier place. What was seen already comes once more. */
+  rewind(cursor) {
+    this.cursor = cursor;
+    // Also for those who are further: what is not repeated, such as who read what, may have come in between.
+    if (this.state === 'live') this.#tell('catching up');
+    this.#open();
+  }
+
+  /** A connection may be dead without anybody noticing: a machine that slept, a network that is another. */
+  checkSilence() {
+    if (!this.#events || Date.now() - this.#heard < this.#silence) return;
+    this.#lost(new Date(this.#heard));
+    this.#later();
+  }
+
+  #restart() {
+    this.#failures = 0;
+    if (this.state === 'live') this.#lost(new Date());
+    this.#open();
+  }
+
+  #open() {
+    this.#close();
+    const url = new URL(this.#url);
+    url.searchParams.set('alive', 'true');
+    if (this.cursor) url.searchParams.set('cursor', this.cursor);
+    const events = new EventSource(url);
+    this.#events = events;
+    this.#heard = Date.now();
+    events.onmessage = (message) => this.#receive('event', message);
+    for (const name of NAMED) events.addEventListener(`carillon.${name}`, (message) => this.#receive(name, message));
+    events.onerror = () => {
+      this.#lost(new Date());
+      this.#failures += 1;
+      if (events.readyState === EventSource.CLOSED || this.#failures > OWN_TRIES) this.#later();
+    };
+  }
+
+  #receive(name, { data: text, lastEventId: id }) {
+    this.#heard = Date.now();
+    let data;
+    try {
+      data = JSON.parse(text);
+    } catch {
+      return;
+    }
+    if (id) this.cursor = id;
+    if (name === 'signout') return this.#on.signedOut();
+    this.#on.frame({ name, data, id });
+    if (name === 'alive') this.#alive(data);
+  }
+
+  #alive({ live, heartbeat, retry }) {
+    if (heartbeat > 0) this.#silence = Math.max(LEAST_SILENCE, heartbeat * 1_000 * SILENT_HEARTBEATS);
+    if (retry > 0) this.#pause = Math.min(LONGEST_PAUSE, retry * 1_000);
+    if (live) {
+      this.#liveSince ??= Date.now();
+      this.#tell('live');
+    } else {
+      this.#tell('catching up');
+    }
+  }
+
+  #lost(since) {
+    if (this.#liveSince !== null && Date.now() - this.#liveSince > STEADY) this.#failures = 0;
+    this.#liveSince = null;
+    this.#tell('offline', since);
+  }
+
+  /** The browser gave up, or tried for long enough: after a pause ask why, and go on unless the session is over. */
+  #later() {
+    this.#close();
+    const longest = Math.min(LONGEST_PAUSE, this.#pause * 2 ** Math.min(this.#failures, 10));
+    // At least half, so that many pages neither come at once nor hammer.
+    const timer = setTimeout(async () => {
+      const status = await probe(this.#url);
+      if (timer !== this.#timer) return;
+      if (status === 401) return this.#on.signedOut();
+      this.#failures += 1;
+      // An answer is one, whatever it says; without any, a stream has no better chance.
+      if (status === null) this.#later();
+      else this.#open();
+    }, longest * (0.5 + Math.random() / 2));
+    this.#timer = timer;
+  }
+
+  #close() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#events?.close();
+    this.#events = null;
+  }
+
+  #tell(state, since = new Date()) {
+    if (state === this.state) return;
+    this.state = state;
+    this.since = since;
+    this.#on.state(state, since);
+  }
+}
+
+/** What the server answers a small request; null if nothing. */
+async function probe(url) {
+  try {
+    const answer = await fetch(new URL('inbox?limit=1', url), { signal: AbortSignal.timeout(PROBE_TIMEOUT) });
+    await answer.body?.cancel();
+    return answer.status;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,188 @@
+// One stream for all tabs of a browser. Whoever holds the lock leads: it has the stream and tells the others over a
+// channel. When it goes, for whatever reason, the browser gives the lock to the next.
+//
+// A tab takes frames only from the leader that welcomed it, and a leader welcomes a tab only when its stream stands at
+// or before what that tab has seen: it begins again earlier if need be. So each tab sees all from its own place on,
+// and drops what it knows.
+
+import { Place } from './place.js';
+import { Source } from './source.js';
+
+const TICK = 5_000;
+/** A leader that does not answer for this long hangs: the lock is taken from it. */
+const ANSWER_WITHIN = 10_000;
+const FIRST_QUIET = 30_000;
+/** Joins are answered together, since each may begin the stream again. */
+const GATHER = 20;
+
+export class Tabs {
+  #name;
+  #url;
+  #on;
+  #id = crypto.randomUUID();
+  #channel = null;
+  #abort = null;
+  #leaving = null;
+  #source = null;
+  /** Of the leader: who waits to be welcomed, and where they are. */
+  #joining = new Map();
+  #gathering = null;
+  /** Of a follower: the leader that welcomed it, when it was heard last, since when it owes an answer. */
+  #leader = null;
+  #heard = Date.now();
+  #asked = null;
+  #quiet = FIRST_QUIET;
+  #ticker = null;
+  #isStealing = false;
+
+  /** `on`: `frame`, `state` and `signedOut` as of a `Source`, `place()`, and `welcome(cursor)` from a leader. */
+  constructor(name, url, on) {
+    this.#name = name;
+    this.#url = url;
+    this.#on = on;
+  }
+
+  start() {
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
+    this.#ticker = setInterval(() => this.#watch(), TICK);
+    this.#heard = Date.now();
+    this.#join();
+    this.#campaign(this.#channel);
+  }
+
+  stop() {
+    clearInterval(this.#ticker);
+    this.#channel?.close();
+    this.#channel = null;
+    this.#abort?.abort();
+    this.#stepDown();
+  }
+
+  // Who leads
+
+  async #campaign(channel) {
+    while (this.#channel === channel) {
+      this.#abort = new AbortController();
+      const how = this.#isStealing ? { steal: true } : { signal: this.#abort.signal };
+      this.#isStealing = false;
+      try {
+        await navigator.locks.request(this.#name, how, () => this.#channel === channel && this.#lead());
+      } catch {
+        // Another tab took the lock, or this one asks again to take it, or it stops.
+        if (this.#channel !== channel) return;
+        this.#stepDown();
+        this.#join();
+      }
+    }
+  }
+
+  #lead() {
+    this.#leader = this.#id;
+    const source = new Source(this.#url, this.#on.place(), {
+      frame: (frame) => {
+        this.#say({ kind: 'frame', frame, quiet: source.silence });
+        this.#on.frame(frame);
+        if (this.#joining.size > 0) this.#welcomeSoon();
+      },
+      state: (state, since) => {
+        this.#say({ kind: 'state', state, since });
+        this.#on.state(state, since);
+      },
+      signedOut: () => {
+        this.#say({ kind: 'signedOut' });
+        this.#on.signedOut();
+      },
+    });
+    this.#source = source;
+    this.#say({ kind: 'lead', state: source.state, since: source.since });
+    source.start();
+    this.#on.state(source.state, source.since);
+    return new Promise((leave) => {
+      this.#leaving = leave;
+    });
+  }
+
+  #stepDown() {
+    clearTimeout(this.#gathering);
+    this.#gathering = null;
+    this.#joining.clear();
+    this.#source?.stop();
+    this.#source = null;
+    this.#leader = null;
+    this.#leaving?.();
+    this.#leaving = null;
+  }
+
+  #welcomeSoon() {
+    this.#gathering ??= setTimeout(() => {
+      this.#gathering = null;
+      // Without a place of the stream there is nothing to compare with; the first frame has one.
+      const here = Place.of(this.#source.cursor);
+      if (!here) return;
+      const places = [...this.#joining.values()].map(Place.of);
+      const behind = places.filter((place) => place && place.epoch === here.epoch && !place.covers(here));
+      if (behind.length > 0) this.#source.rewind(behind.reduce((all, one) => all.meet(one), here).toString());
+      const { state, since, cursor } = this.#source;
+      for (const to of this.#joining.keys()) this.#say({ kind: 'welcome', to, cursor, state, since });
+      this.#joining.clear();
+    }, GATHER);
+  }
+
+  // What is said
+
+  #say(message) {
+    this.#channel?.postMessage({ ...message, from: this.#id });
+  }
+
+  #join() {
+    this.#leader = null;
+    this.#say({ kind: 'join', cursor: this.#on.place() });
+  }
+
+  #hear(message) {
+    if (message.kind === 'signedOut') return this.#on.signedOut();
+    if (message.kind === 'join') return this.#source && this.#joined(message);
+    // Another leads: the lock was taken from here, which this tab will hear of.
+    if (this.#source) return;
+    this.#heard = Date.now();
+    this.#asked = null;
+    const { kind, from, state, since } = message;
+    if (kind === 'lead') this.#join();
+    if (kind === 'welcome' && message.to === this.#id) {
+      this.#leader = from;
+      this.#on.welcome(message.cursor);
+    }
+    if (kind === 'frame') {
+      this.#quiet = message.quiet;
+      if (from === this.#leader) this.#on.frame(message.frame);
+      // The one that welcomed this tab leads no more.
+      else if (this.#leader !== null) this.#join();
+    }
+    if (state && (message.to ?? this.#id) === this.#id) this.#on.state(state, since);
+  }
+
+  #joined({ from, cursor }) {
+    // A join is also the question whether this tab still lives. Its timers may sleep; messages do not.
+    this.#source.checkSilence();
+    const { state, since } = this.#source;
+    // That it is live, the welcome says: from then on nothing is missed.
+    if (state !== 'live') this.#say({ kind: 'state', to: from, state, since });
+    this.#joining.set(from, cursor);
+    this.#welcomeSoon();
+  }
+
+  /** A follower asks a leader that is silent, and takes the lock from one that does not answer. */
+  #watch() {
+    if (this.#source || document.hidden || Date.now() - this.#heard < this.#quiet + TICK) return;
+    if (this.#asked === null) {
+      this.#asked = Date.now();
+      this.#join();
+    } else if (Date.now() - this.#asked > ANSWER_WITHIN) {
+      this.#asked = null;
+      this.#heard = Date.now();
+      this.#isStealing = true;
+      this.#abort.abort();
+    }
+  }
+}
