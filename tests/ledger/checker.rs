@@ -39,7 +39,7 @@ pub enum Check {
     C7,
     /// Memory, descriptors and queues are bounded and come back.
     C8,
-    /// After healing nothing lags behind for long.
+    /// After healing nothing lags behind for long, and where it is promised, not before either.
     C9,
 }
 
@@ -59,7 +59,7 @@ impl Check {
             Self::C6 => "nothing after its end",
             Self::C7 => "one key, one event, all or nothing",
             Self::C8 => "resources bounded",
-            Self::C9 => "no lag after healing",
+            Self::C9 => "no lag",
         }
     }
 }
@@ -95,6 +95,9 @@ pub struct Promises {
     pub deliver_within: Duration,
     /// How long after healing the sentinels may take, and everything with them.
     pub lag_zero_within: Duration,
+    /// How long after its acknowledgement an event may first come to somebody who listens, faults or not; `None`: it
+    /// is measured only.
+    pub worst_delay: Option<Duration>,
     /// How many repeats over all connections of all listeners are forgiven.
     pub raw_repeats: usize,
     /// Whether a listener may be told that its past is lost. If not, being told so is a violation.
@@ -122,6 +125,7 @@ impl Default for Promises {
             revocation_margin: Duration::from_secs(5),
             deliver_within: Duration::from_secs(5),
             lag_zero_within: Duration::from_secs(20),
+            worst_delay: None,
             raw_repeats: 0,
             resets: false,
             overtaking: Some(Priority::Normal),
@@ -209,6 +213,7 @@ pub fn check(ledger: &Ledger, promises: &Promises) -> Verdict {
         let (repeats, promised) = (verdict.figures.raw_repeats, promises.raw_repeats);
         verdict.add(Check::C2, || format!("{repeats} repeats over all connections, {promised} are forgiven"));
     }
+    after::delays(promises, &mut verdict);
     after::resources(ledger, promises, &mut verdict);
     after::sentinels(ledger, &events, &mut verdict);
     figures::fill(ledger, &events, &mut verdict);

@@ -2,6 +2,7 @@
 
 mod logged;
 mod random;
+mod refused;
 mod resets;
 mod small;
 

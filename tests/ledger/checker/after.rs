@@ -1,9 +1,9 @@
-//! What the processes used (C8), and whether the run was looked at to its end (C9).
+//! What the processes used (C8), how late events came, and whether the run was looked at to its end (C9).
 
 use std::collections::BTreeMap;
 
 use super::events::{Events, Standing};
-use super::{Check, Promises, Verdict};
+use super::{Check, Promises, Verdict, shown};
 use crate::ledger::{Ledger, Sample};
 
 /// Whether each process stayed within bounds and came back to where it began.
@@ -35,6 +35,17 @@ pub fn resources(ledger: &Ledger, promises: &Promises, verdict: &mut Verdict) {
             }
         }
         verdict.figures.peak_memory = verdict.figures.peak_memory.max(resident);
+    }
+}
+
+/// Whether each event came in time, where that is promised.
+pub fn delays(promises: &Promises, verdict: &mut Verdict) {
+    let Some(promised) = promises.worst_delay else { return };
+    let late: Vec<_> = verdict.delays.iter().copied().filter(|(_, delay)| *delay > promised).collect();
+    for (at, delay) in late {
+        verdict.add(Check::C9, || {
+            format!("what came at {} came after {}, {} is promised", shown(at), shown(delay), shown(promised))
+        });
     }
 }
 

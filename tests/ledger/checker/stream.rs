@@ -136,7 +136,10 @@ struct Pass<'a, 'v> {
 impl<'a> Pass<'a, '_> {
     fn record(&mut self, record: &Heard, early_resets: &HashMap<u32, Mark>) {
         match &record.what {
-            What::Opened { cursor_sent, .. } => {
+            What::Opened { cursor_sent, status, .. } => {
+                if let Some(status) = status.filter(|status| *status != 200) {
+                    self.refused(status, record.at);
+                }
                 let cursor = cursor_sent.as_deref().and_then(Mark::parse);
                 if let (Some(cursor), false) = (&cursor, self.began) {
                     self.written_off.push(cursor.clone());
@@ -168,6 +171,16 @@ impl<'a> Pass<'a, '_> {
 
     fn who(&self) -> Who<'a> {
         Who { listener: self.listener, connection: self.connection.number }
+    }
+
+    /// An EventSource that is answered anything but a stream never tries again.
+    fn refused(&mut self, status: u16, at: At) {
+        if self.events.gone(self.listener).is_none_or(|gone| gone > at) {
+            let who = self.who();
+            self.verdict.add(Check::C1, || {
+                format!("{who}: the next one was refused at {} with {status}, for good", shown(at))
+            });
+        }
     }
 
     fn told_reset(&mut self, data: &serde_json::Value, raw_id: &str, at: At) {
