@@ -9,19 +9,21 @@ use std::time::Duration;
 use carillon::sse_parser::{SseEvent, SseParser};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::ledger::{Delivery, LedgerWriter, Listener, SENTINEL, What};
 
-/// How long a connection may take to be answered.
-const OPEN_WITHIN: Duration = Duration::from_secs(3);
+/// How long a connection may take to be answered, as a rule.
+pub const OPEN_WITHIN: Duration = Duration::from_secs(3);
 /// How long a stream may be silent; nodes under test send a heartbeat each second.
 const SILENCE: Duration = Duration::from_secs(5);
 /// The pause before reconnecting, as a rule.
 pub const PAUSE: Duration = Duration::from_millis(100);
+/// What the system keeps for a listener that reads slowly.
+const SMALL_BUFFER: u32 = 4096;
 /// The most bytes of one event.
 const MAX_EVENT: usize = 1 << 20;
 
@@ -53,6 +55,8 @@ pub struct Options {
     pub pace: Pace,
     /// The pause before reconnecting, about.
     pub pause: Duration,
+    /// How long a connection may take to be answered.
+    pub open_within: Duration,
 }
 
 /// A listener at work, until dropped.
@@ -136,8 +140,8 @@ impl Life {
             }
             let cursor = self.state.lock().unwrap().cursor.clone();
             let opened = timeout(
-                OPEN_WITHIN,
-                open(address, &self.query(), &self.options.credential, cursor.as_deref()),
+                self.options.open_within,
+                open(address, &self.query(), &self.options, cursor.as_deref()),
             )
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -262,10 +266,17 @@ fn told(event: SseEvent) -> What {
 async fn open(
     address: &str,
     query: &str,
-    credential: &str,
+    options: &Options,
     cursor: Option<&str>,
 ) -> io::Result<(u16, TcpStream, Vec<u8>)> {
-    let mut stream = TcpStream::connect(address).await?;
+    let address = address.parse().map_err(io::Error::other)?;
+    let socket = TcpSocket::new_v4()?;
+    if options.listener.is_slow {
+        // What the system would take in its place never waits in the node.
+        socket.set_recv_buffer_size(SMALL_BUFFER)?;
+    }
+    let mut stream = socket.connect(address).await?;
+    let credential = &options.credential;
     let resume = cursor.map(|cursor| format!("Last-Event-ID: {cursor}\r\n")).unwrap_or_default();
     let request = format!("GET /api/v1/stream?{query} HTTP/1.0\r\n{credential}\r\n{resume}\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -6,6 +6,7 @@
 mod checker;
 mod checker_tests;
 mod client;
+mod evidence;
 mod faults;
 mod ledger;
 mod proxy;

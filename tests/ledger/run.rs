@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::checker::{Check, Promises, Verdict, check};
-use crate::client::{Client, Options, PAUSE, Pace};
-use crate::ledger::{At, Audience, Fault, Heard, LedgerWriter, Listener, SENTINEL, Sample, What};
+use crate::client::{Client, OPEN_WITHIN, Options, PAUSE, Pace};
+use crate::ledger::{At, Audience, Heard, LedgerWriter, Listener, SENTINEL, Sample, What};
 use crate::publisher::{Load, Mix, Publisher, ToPublish};
 use crate::report::Report;
 use crate::support::node::Node;
@@ -212,6 +212,7 @@ impl Run {
             cursor: None,
             pace: Pace::Full,
             pause: PAUSE,
+            open_within: OPEN_WITHIN,
         }
     }
 
@@ -225,9 +226,9 @@ impl Run {
         self.ledger.now()
     }
 
-    /// A fault that began then is over.
-    pub fn fault(&self, name: &str, begun: At) {
-        self.ledger.fault(Fault { name: name.to_owned(), begun, healed: self.ledger.now() });
+    /// Whether anything is being published.
+    pub fn is_loaded(&self) -> bool {
+        self.load.is_some()
     }
 
     /// Tells the sampler which processes the nodes are now. Call after one was killed or started.
@@ -237,6 +238,7 @@ impl Run {
 
     /// Kills a node with SIGKILL.
     pub fn kill(&mut self, node: usize) {
+        assert!(!self.world.nodes[node].has_ended(), "node {node} was dead already");
         self.world.nodes[node].kill();
         self.watch_nodes();
     }
@@ -305,11 +307,10 @@ impl Run {
     pub async fn finish_as_it_is(mut self) -> Outcome {
         self.stop_load().await;
         self.watch_nodes();
-        self.ledger.healed(self.ledger.now());
+        self.ledger.healed(self.now());
         let sentinels = self.publish_sentinels().await;
         self.wait_for(&sentinels).await;
-        // One more sample of each when all is quiet.
-        sleep(SAMPLE_EVERY * 2).await;
+        self.wait_for_samples().await;
         self.clients.clear();
         let ledger = self.ledger.finish();
         let verdict = check(&ledger, &self.plan.promises);
@@ -320,6 +321,22 @@ impl Run {
         ledger.write(&folder).unwrap();
         print!("{}", Report::row(self.plan.name, self.plan.promise, self.seed, &verdict));
         Outcome { verdict, reconnections, folder }
+    }
+
+    /// One more sample of each process when all is quiet. Without it nothing is known of what they came back to.
+    async fn wait_for_samples(&self) {
+        let quiet_since = self.now();
+        for node in 0..self.world.nodes.len() {
+            let process = process_name(node);
+            let is_sampled = async || {
+                self.ledger.look(|ledger| {
+                    let mut late =
+                        ledger.samples.iter().filter(|sample| sample.at > quiet_since + SAMPLE_EVERY);
+                    late.any(|sample| sample.process == process)
+                })
+            };
+            wait_until(DEADLINE, "the use of each process is known in the end", is_sampled).await;
+        }
     }
 
     /// Of every audience, type and priority one: whatever a listener asks for, one of them comes last.
@@ -411,9 +428,10 @@ async fn sample(metrics: Vec<String>, watched: Arc<Mutex<Vec<Option<u32>>>>, led
         let pids = watched.lock().unwrap().clone();
         for (number, (pid, address)) in pids.iter().zip(&metrics).enumerate() {
             let (Some(pid), Ok(answer)) = (pid, client.get(address).send().await) else { continue };
-            let queued = answer.text().await.ok().map(|text| figure(&text, "carillon_lag_positions"));
+            // A node that has not seen the log yet does not say.
+            let queued = answer.text().await.ok().and_then(|text| figure(&text, "carillon_lag_positions"));
             let (Some(queued), Some((resident, descriptors))) = (queued, usage(*pid)) else { continue };
-            let process = format!("node {number}");
+            let process = process_name(number);
             ledger.sample(Sample { process, at: ledger.now(), resident, descriptors, queued });
         }
         sleep(SAMPLE_EVERY).await;
@@ -428,7 +446,11 @@ fn usage(pid: u32) -> Option<(u64, u64)> {
     Some((pages * 4096, descriptors as u64))
 }
 
-fn figure(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64
+fn process_name(node: usize) -> String {
+    format!("node {node}")
+}
+
+fn figure(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().parse::<f64>().ok().map(|value| value as u64)
 }

@@ -1,5 +1,6 @@
 //! Nodes as real processes, and calls to them.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -100,6 +101,17 @@ impl Node {
     /// How a process that [`Self::has_ended`] did so: whether well.
     pub fn take_exit(&mut self) -> bool {
         self.process.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Which signal a process that [`Self::has_ended`] died of, if it was one.
+    pub fn take_signal(&mut self) -> Option<i32> {
+        self.process.take().unwrap().wait().unwrap().signal()
+    }
+
+    /// Whether SIGSTOP holds it.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
     }
 
     /// Whether the process has ended by itself.

@@ -1,5 +1,6 @@
 //! Real servers: shared ones named by the environment, and private ones that tests may kill.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,17 +120,27 @@ impl RedisServer {
     /// Starts it again on the same port, empty.
     pub async fn restart(&mut self) {
         self.kill();
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let process = Command::new("redis-server")
             .args(&self.arguments)
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log)
             .spawn()
             .expect("redis-server must be on the path");
         self.process = Some(process);
         let address = ("127.0.0.1", self.port);
         let listens = async || tokio::net::TcpStream::connect(address).await.is_ok();
         wait_until(DEADLINE, "redis-server listens", listens).await;
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     /// Freezes it: connections stay open and nothing answers.
@@ -221,10 +232,13 @@ impl PostgresServer {
         connection.close().await.unwrap();
     }
 
-    /// Ends every connection to the tests' databases.
-    pub async fn terminate_backends(&self) {
-        let all = "select pg_terminate_backend(pid) from pg_stat_activity where datname like 'test_%'";
-        self.execute(all).await;
+    /// Ends every connection to the tests' databases; how many there were.
+    pub async fn terminate_backends(&self) -> i64 {
+        let all = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname like 'test_%'";
+        let mut connection = sqlx::PgConnection::connect(&self.url()).await.unwrap();
+        let ended = sqlx::query_scalar(all).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        ended
     }
 
     fn url(&self) -> String {

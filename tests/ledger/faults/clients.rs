@@ -12,6 +12,7 @@ use crate::support::{DEADLINE, wait_until};
 async fn reads_a_byte_a_second() {
     let mut plan = Plan::new("client-slow", "nothing lost; the others notice nothing");
     plan.mix.bytes = 8_000;
+    plan.promises.worst_delay = Some(Duration::from_secs(2));
     slow(plan, "listener reads a byte a second", Pace::Trickle(1, Duration::from_secs(1))).await;
 }
 
@@ -19,6 +20,7 @@ async fn reads_a_byte_a_second() {
 async fn stalled() {
     let mut plan = Plan::new("client-stalled", "nothing lost; the others notice nothing");
     plan.mix.bytes = 8_000;
+    plan.promises.worst_delay = Some(Duration::from_secs(2));
     slow(plan, "listener reads nothing", Pace::Stalled).await;
 }
 
@@ -30,6 +32,8 @@ async fn slow(plan: Plan, what: &str, pace: Pace) {
     let begun = run.now();
     run.clients[slow].set_pace(pace);
     run.calm(8.0).await;
+    let lags = run.world.nodes[0].figure("carillon_listener_lags_total").await;
+    assert!(lags > 0.0, "node 0 never had more for the listener than it keeps");
     run.clients[slow].set_pace(Pace::Full);
     run.fault(what, begun);
     run.calm(1.0).await;
@@ -46,6 +50,7 @@ async fn half_open() {
     let begun = run.now();
     proxy.faults.stall(Direction::Both);
     run.calm(8.0).await;
+    assert!(run.streams_ended_since(begun) > 0, "the listener did not notice");
     run.fault("the way to a listener carries nothing", begun);
     run.calm(1.0).await;
     run.finish().await.assert_clean();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::net::TcpStream;
 
+use crate::ledger::At;
 use crate::run::{Plan, Run};
 use crate::support::servers::signal;
 use crate::support::{DEADLINE, wait_until};
@@ -22,6 +23,8 @@ async fn killed_at_random() {
         run.fault(&format!("node {node} killed"), begun);
         run.calm(0.5).await;
     }
+    // Nobody returns to a node that died: one that is killed again may have no listeners.
+    assert!(run.streams_ended_since(At::ZERO) >= 4, "hardly any streams broke");
     run.finish().await.assert_clean();
 }
 
@@ -37,6 +40,9 @@ async fn killed_between_commit_and_answer() {
     dies_at("committed", "node-killed-unanswered").await;
 }
 
+/// SIGABRT.
+const ABORTED: i32 = 6;
+
 async fn dies_at(failpoint: &str, name: &'static str) {
     let mut run = Run::start(Plan::new(name, "nothing lost, one key one event")).await;
     for node in 0..3 {
@@ -48,6 +54,8 @@ async fn dies_at(failpoint: &str, name: &'static str) {
         run.world.nodes[node].spawn();
         let ends = async || run.world.nodes[node].has_ended();
         wait_until(DEADLINE, "the node dies at its failpoint", ends).await;
+        let signal = run.world.nodes[node].take_signal();
+        assert_eq!(signal, Some(ABORTED), "it died of something else than its failpoint");
         run.calm(0.5).await;
         run.world.nodes[node].variables.clear();
         run.restart(node).await;
@@ -63,6 +71,7 @@ async fn terminated_in_turn() {
     for node in 0..3 {
         let begun = run.now();
         assert!(run.terminate(node).await, "node {node} ended with an error");
+        assert!(run.streams_ended_since(begun) > 0, "nobody listened on node {node}");
         run.calm(0.5).await;
         run.restart(node).await;
         run.fault(&format!("node {node} restarted"), begun);
@@ -77,6 +86,8 @@ async fn stopped_for_half_a_minute() {
     let begun = run.now();
     signal(run.world.nodes[0].pid(), "STOP");
     run.calm(30.0).await;
+    assert!(run.world.nodes[0].is_stopped());
+    assert!(run.streams_ended_since(begun) > 0, "nobody noticed");
     signal(run.world.nodes[0].pid(), "CONT");
     run.fault("node 0 stopped", begun);
     run.calm(1.0).await;
@@ -90,15 +101,20 @@ async fn stopped_inside_appends() {
     plan.mix.pause = Duration::from_millis(5);
     let mut run = Run::start(plan).await;
     run.world.to_postgres.iter().for_each(|way| way.faults.delay(Duration::from_millis(10)));
+    let mut inside = 0;
     for _ in 0..8 {
         let (begun, node) = (run.now(), run.draws.random_range(0..3));
         signal(run.world.nodes[node].pid(), "STOP");
         let pause = run.draws.random_range(0.2..1.0);
         run.calm(pause).await;
+        assert!(run.world.nodes[node].is_stopped());
+        let over = run.now();
         signal(run.world.nodes[node].pid(), "CONT");
         run.fault(&format!("node {node} stopped"), begun);
         run.calm(0.3).await;
+        inside += run.count_attempts(|attempt| attempt.sent < begun && attempt.ended > over);
     }
+    assert!(inside > 0, "no append was under way when a node was stopped");
     run.finish().await.assert_clean();
 }
 
@@ -130,8 +146,11 @@ async fn out_of_file_descriptors() {
 /// An allocation that fails ends the process: like any other death.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn out_of_memory() {
+    const LISTENERS: usize = 300;
     let mut plan = Plan::new("node-memory", "nothing lost or repeated");
-    plan.mix.bytes = 30_000;
+    plan.options = vec!["--streams-per-user", "1000"];
+    plan.mix.pause = Duration::from_millis(100);
+    plan.promises.descriptors_growth = LISTENERS as u64 + 100;
     let mut run = Run::start(plan).await;
     let begun = run.now();
     let pid = run.world.nodes[0].pid();
@@ -139,10 +158,13 @@ async fn out_of_memory() {
     let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
     let size: u64 = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
     limit(pid, "as", size);
-    run.calm(6.0).await;
-    run.kill(0);
+    // More than it has room for. Whoever finds it dead goes on elsewhere.
+    run.listen_many(LISTENERS, 0).await;
+    wait_until(DEADLINE, "node 0 dies of it", async || run.world.nodes[0].has_ended()).await;
+    let signal = run.world.nodes[0].take_signal();
+    assert_eq!(signal, Some(ABORTED), "it died of something else");
     run.restart(0).await;
-    run.fault("node 0 gets no more memory, then killed", begun);
+    run.fault("node 0 gets no more memory and dies", begun);
     run.finish().await.assert_clean();
 }
 

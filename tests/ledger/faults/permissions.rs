@@ -16,6 +16,7 @@ async fn ended_with_the_bus_up() {
     let token = with_token(&mut run).await;
     let begun = run.now();
     sign_out(&run, session, &cookie).await;
+    let listener = token.0;
     revoke(&run, token).await;
     let ended = async || run.clients[session].refused() == Some(401);
     // Told over the bus: a second is promised, and far less measured.
@@ -23,6 +24,7 @@ async fn ended_with_the_bus_up() {
     println!("signed out: the stream on another node ended within {:?}", run.now() - begun);
     run.calm(35.0).await;
     run.fault("a session and a token end", begun);
+    assert_eq!(run.clients[listener].refused(), Some(401), "the token's stream");
     run.finish().await.assert_clean();
 }
 
@@ -35,11 +37,13 @@ async fn ended_with_the_bus_down() {
     run.world.redis.kill();
     run.calm(1.0).await;
     sign_out(&run, session, &cookie).await;
+    let listener = token.0;
     revoke(&run, token).await;
     run.calm(35.0).await;
     run.world.redis.restart().await;
     run.fault("a session and a token end while Redis is dead", begun);
     assert_eq!(run.clients[session].refused(), Some(401), "the session's stream");
+    assert_eq!(run.clients[listener].refused(), Some(401), "the token's stream");
     run.finish().await.assert_clean();
 }
 

@@ -72,7 +72,7 @@ async fn soak() {
         let (begun, node) = (run.now(), run.draws.random_range(0..3));
         println!("{:.1} s: {deed:?} {node}", begun.as_secs_f64());
         perform(&mut run, deed, node).await;
-        run.fault(&format!("{deed:?} {node}"), begun);
+        run.note_fault(&format!("{deed:?} {node}"), begun);
         run.world.heal_proxies();
         let pause = run.draws.random_range(0.0..2.0);
         run.calm(pause).await;
@@ -120,7 +120,7 @@ async fn perform(run: &mut Run, deed: Deed, node: usize) {
             run.calm(seconds).await;
             run.world.postgres.signal("CONT");
         }
-        Deed::TerminateBackends => run.world.postgres.terminate_backends().await,
+        Deed::TerminateBackends => _ = run.world.postgres.terminate_backends().await,
         Deed::StallListeners => {
             run.clients.iter().step_by(3).for_each(|client| client.set_pace(Pace::Stalled));
             run.calm(seconds).await;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use crate::client::Pace;
 use crate::ledger::{Ended, Ending};
@@ -23,6 +25,8 @@ async fn expiry_around_delivery() {
         run.restart(0).await;
     }
     run.fault("node 0 killed three times", begun);
+    let (came, ended) = run.ended_events();
+    assert!(came > 0 && ended > 0, "of those that expired {came} came, {ended} reached nobody");
     run.finish().await.assert_clean();
 }
 
@@ -36,24 +40,29 @@ async fn reading_around_delivery() {
     let away = run.listen(1, 0, Pace::Full).await;
     let begun = run.now();
     let client = reqwest::Client::new();
+    let mut read = 0;
     for round in 0..40 {
         run.clients[away].set_pace(if round % 4 < 2 { Pace::Away } else { Pace::Full });
-        read_what_is_new(&run, &client).await;
+        read += read_what_is_new(&run, &client).await;
         run.calm(0.1).await;
     }
+    let raced = run.deliveries_near_reading(Duration::from_millis(50));
+    assert!(read >= 40 && raced >= 10, "{read} events were read, {raced} times just when they came");
     run.clients[away].set_pace(Pace::Full);
     run.fault("alice reads what has just come", begun);
     run.finish().await.assert_clean();
 }
 
-async fn read_what_is_new(run: &Run, client: &reqwest::Client) {
+/// How many were read.
+async fn read_what_is_new(run: &Run, client: &reqwest::Client) -> usize {
     let request = |method: Method, path: String| {
         let url = format!("{}/api/v1/inbox{path}", run.world.nodes[0].address);
         client.request(method, url).bearer_auth(run.world.token("alice"))
     };
     let page = request(Method::GET, "?unread=true&limit=5".into()).send().await.unwrap();
     let page: Value = page.json().await.unwrap();
-    for entry in page["entries"].as_array().expect("entries") {
+    let entries = page["entries"].as_array().expect("entries");
+    for entry in entries {
         let event_id = entry["id"].as_str().expect("an id").to_owned();
         let asked = run.now();
         let answer = request(Method::PUT, format!("/{event_id}/read")).send().await.unwrap();
@@ -61,6 +70,7 @@ async fn read_what_is_new(run: &Run, client: &reqwest::Client) {
         let of = Ended::Read { user: "alice".into(), event_id };
         run.ledger.ending(Ending { asked, answered: Some(run.now()), of });
     }
+    entries.len()
 }
 
 /// Who was away for longer than events are kept is told so; nothing is left out silently.
@@ -98,6 +108,12 @@ async fn clocks_that_disagree() {
         node.variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     }
     world.start().await;
+    let mut clocks = Vec::new();
+    for node in &world.nodes {
+        clocks.push(clock(&node.address).await);
+    }
+    let apart = (clocks[2] - clocks[0]).whole_seconds();
+    assert!((85..=95).contains(&apart), "the clocks are {apart} s apart");
     let mut run = Run::over(world, plan);
     run.listen_everywhere().await;
     run.load();
@@ -107,4 +123,10 @@ async fn clocks_that_disagree() {
     let outcome = run.finish().await;
     outcome.assert_clean();
     outcome.assert_no_outage();
+}
+
+/// What time a node believes it is: it says so in each answer.
+async fn clock(address: &str) -> OffsetDateTime {
+    let answer = reqwest::get(format!("{address}/readyz")).await.unwrap();
+    OffsetDateTime::parse(answer.headers()["date"].to_str().unwrap(), &Rfc2822).unwrap()
 }
