@@ -9,3 +9,4 @@ mod postgres;
 mod redis;
 mod soak;
 mod time;
+mod waiting;
