@@ -140,7 +140,7 @@ mod tests {
             "Seed 4711; promises were broken.",
             "- 1.500 s to 4.000 s (2500 ms): bus dead",
             "| events acknowledged | 0 |",
-            "### C9: no lag after healing",
+            "### C9: no lag",
             "1 in all.",
             "- no sentinel was published",
         ] {
