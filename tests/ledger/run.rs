@@ -398,9 +398,10 @@ impl Outcome {
         assert!(self.verdict.is_clean(), "{}\nthe ledger is in {}", self.verdict, self.folder.display());
     }
 
-    /// That no stream broke: each listener had one connection.
+    /// That every promise was kept, and no stream broke: each listener had one connection.
     #[track_caller]
-    pub fn assert_no_outage(&self) {
+    pub fn assert_untouched(&self) {
+        self.assert_clean();
         assert_eq!(self.reconnections, 0, "the ledger is in {}", self.folder.display());
     }
 

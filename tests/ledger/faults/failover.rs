@@ -75,7 +75,5 @@ fn on(name: &'static str, bus: String) -> Plan {
 async fn untouched(run: Run) {
     // Each node noticed, and found the way back: it is ready again before the run ends.
     run.until_counted(0..3, "carillon_bus_gaps_total", 0.0).await;
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }

@@ -28,9 +28,7 @@ async fn crashed_and_restarted() {
     options.cursor = Some(format!("{}-0", run.world.people.store().log_state().await.unwrap().epoch));
     options.listener.is_slow = true;
     run.listen_as(options).await;
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,9 +45,7 @@ async fn frozen() {
     run.world.postgres.signal("CONT");
     run.outage("Postgres frozen", begun);
     run.calm(2.0).await;
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 /// Whoever comes while nobody can be recognised is told to come back, not sent away: an EventSource would not return.
@@ -89,9 +85,7 @@ async fn backends_terminated() {
     }
     run.outage("backends terminated every 200 ms", begun);
     assert!(terminated >= 75, "only {terminated} backends were terminated");
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 /// The append was sent, and committed or not: the answer never comes.
@@ -111,9 +105,7 @@ async fn cut_during_commit() {
     assert!(cut >= 10, "only {cut} connections were cut");
     let unknown = run.count_attempts(|attempt| matches!(attempt.outcome, Outcome::Unknown { .. }));
     assert!(unknown > 0, "every publisher was told what became of its event");
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 /// Neither a transaction that stays open nor a dump that reads for long holds up the log.
@@ -140,9 +132,7 @@ async fn a_long_transaction_and_a_dump() {
     assert!(acked_meanwhile > 0, "nothing was published while Postgres was dumped");
     transaction.rollback().await.unwrap();
     run.fault("a foreign transaction stays open; pg_dump", begun);
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,9 +153,7 @@ async fn slow_commits() {
     run.world.postgres.execute("alter system reset all").await;
     run.world.postgres.execute("select pg_reload_conf()").await;
     run.fault("each commit takes 100 ms longer", begun);
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,9 +165,7 @@ async fn a_slow_way_there() {
     let slow = run.count_attempts(|attempt| attempt.ended - attempt.sent >= Duration::from_millis(300));
     assert!(slow >= 5, "only {slow} appends took the slow way");
     run.fault("300 ms between node 0 and Postgres", begun);
-    let outcome = run.finish().await;
-    outcome.assert_clean();
-    outcome.assert_no_outage();
+    run.finish().await.assert_untouched();
 }
 
 /// How large a dump of the database is, in bytes.

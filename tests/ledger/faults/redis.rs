@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proxy::{Direction, Ending};
 use crate::resp::PushFault;
-use crate::run::{Outcome, Plan, Run};
+use crate::run::{Plan, Run};
 use crate::support::{DEADLINE, wait_until};
 
 /// What is told when the way over the bus is lost.
@@ -17,11 +17,6 @@ fn plan(name: &'static str, promise: &'static str) -> Plan {
     plan
 }
 
-fn untouched(outcome: &Outcome) {
-    outcome.assert_clean();
-    outcome.assert_no_outage();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_started_empty() {
     let mut run = Run::start(plan("redis-killed", "nothing lost, no stream breaks")).await;
@@ -32,7 +27,7 @@ async fn killed_and_started_empty() {
     run.world.redis.restart().await;
     run.fault("Redis killed", begun);
     run.calm(2.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 /// Open connections, no answers: only silence tells. Health must not stay green.
@@ -48,7 +43,7 @@ async fn frozen() {
     run.world.redis.resume();
     run.fault("Redis frozen", begun);
     run.calm(1.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +60,7 @@ async fn one_node_cut_off() {
     way.heal();
     run.fault("node 0 cut off from Redis", begun);
     run.calm(1.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 /// It still sends, and nothing comes back.
@@ -79,7 +74,7 @@ async fn a_subscriber_half_open() {
     run.world.to_redis[0].faults.resume();
     run.fault("nothing comes from Redis to node 0", begun);
     run.calm(1.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +90,7 @@ async fn subscribers_thrown_out() {
     run.fault("CLIENT KILL TYPE pubsub", begun);
     assert!(thrown_out >= 12, "only {thrown_out} subscribers were thrown out");
     run.until_counted(0..3, GAPS, 1.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,7 +113,7 @@ async fn a_tiny_output_buffer() {
     let thrown_out = log.matches("for overcoming of output buffer limits").count();
     assert!(thrown_out >= 3, "only {thrown_out} subscribers were thrown out");
     run.until_counted(0..3, GAPS, 0.0).await;
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +129,7 @@ async fn emptied() {
         run.calm(1.0).await;
     }
     run.fault("FLUSHALL", begun);
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +147,7 @@ async fn a_bus_that_drops_repeats_and_reorders() {
         let pushes = way.faults.counts().pushes;
         assert!(pushes.dropped > 0 && pushes.repeated > 0 && pushes.reordered > 0, "{pushes:?}");
     }
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
 
 /// Streams that are quiet for seconds, and a node that knows of new events well before it has them: what its
@@ -173,5 +168,5 @@ async fn rare_events_behind_heartbeats() {
     assert!(run.quiet_stamps_since(begun) >= 12, "hardly any heartbeats");
     let read = run.world.nodes[0].figure("carillon_catch_up_reads_total").await;
     assert!(read >= 3.0, "node 0 read only {read} times what was new");
-    untouched(&run.finish().await);
+    run.finish().await.assert_untouched();
 }
