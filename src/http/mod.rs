@@ -20,6 +20,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 use tower_http::csrf::CsrfLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -75,11 +76,15 @@ pub fn router(
             "/api/v1/events/batch",
             post(events::publish_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)),
         );
-    let rest = Router::new()
-        .route("/", get(pages::home))
+    let pages = Router::new()
+        .route("/", get(pages::inbox::show))
         .route("/login", get(pages::login).post(session::sign_in_form))
         .route("/logout", post(session::sign_out_form))
-        .route("/static/{name}", get(pages::file))
+        .route("/static/{name}", get(pages::files::current))
+        .route("/static/{version}/{name}", get(pages::files::versioned))
+        .layer(CompressionLayer::new());
+    let rest = Router::new()
+        .merge(pages)
         .route("/api/v1/session", post(session::sign_in).delete(session::sign_out))
         .route("/api/v1/events/{id}", delete(events::retract))
         .route("/api/v1/stream", get(stream::open))
@@ -94,7 +99,7 @@ pub fn router(
     let foreign = |_| Problem::forbidden("this request comes from another site").into_response();
     Ok(publishing
         .merge(rest)
-        .fallback(|| async { Problem::not_found() })
+        .fallback(pages::missing)
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not know this method")
         })

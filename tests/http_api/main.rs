@@ -55,6 +55,8 @@ suite!(
     session::a_token_permits_what_it_says_while_it_lasts,
     pages::pages_need_a_session_and_send_back_only_here,
     pages::pages_hold_nothing_that_runs_inline,
+    pages::files_are_kept_for_ever_under_names_that_change_with_them,
+    pages::what_is_nowhere_is_a_page_for_people_and_a_problem_for_programs,
     health::a_node_tells_how_it_is,
     health::told_to_stop_a_node_ends_well,
 );

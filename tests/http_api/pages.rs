@@ -84,6 +84,39 @@ pub async fn pages_hold_nothing_that_runs_inline(setup: Setup) {
     }
 }
 
+pub async fn files_are_kept_for_ever_under_names_that_change_with_them(setup: Setup) {
+    let login = send(setup.get("/login")).await.expect(200);
+    let style = login.body.split('"').find(|text| text.ends_with("/carillon.css")).unwrap();
+    let version = style.split('/').nth(2).unwrap();
+    assert!(version.len() >= 8 && version.bytes().all(|b| b.is_ascii_hexdigit()), "{style}");
+    let named = send(setup.get(style)).await.expect(200);
+    assert!(named.header("cache-control").contains("immutable"), "{named:?}");
+    // A page of a node that is being replaced names another version: it gets what there is, and asks again.
+    for address in ["/static/carillon.css", "/static/0123456789ab/carillon.css"] {
+        let other = send(setup.get(address)).await.expect(200);
+        assert_eq!((other.header("cache-control"), &other.body), ("no-cache", &named.body), "{address}");
+        let known = setup.get(address).header("if-none-match", other.header("etag"));
+        assert_eq!(send(known).await.expect(304).body, "");
+        let old = setup.get(address).header("if-none-match", "W/\"0123456789ab\"");
+        assert_eq!(send(old).await.expect(200).body, named.body);
+    }
+    for address in ["/static/0123456789ab/none.css", "/static/%ff/carillon.css", "/static/a/b/carillon.css"] {
+        send(setup.get(address)).await.expect(404);
+    }
+    let small = send(setup.get(style).header("accept-encoding", "gzip")).await.expect(200);
+    assert_eq!(small.header("content-encoding"), "gzip");
+}
+
+pub async fn what_is_nowhere_is_a_page_for_people_and_a_problem_for_programs(setup: Setup) {
+    let person = |path: &str| send(setup.get(path).header("accept", "text/html,*/*;q=0.8"));
+    let page = person("/nowhere").await.expect(404);
+    assert_is_strict(&page);
+    assert!(page.body.contains("href=\"/\""), "it says where to go: {}", page.body);
+    for answer in [person("/api/v1/nowhere").await, send(setup.get("/nowhere")).await] {
+        assert_eq!(answer.expect(404).header("content-type"), "application/problem+json");
+    }
+}
+
 /// That the page permits only our own files to run, and holds nothing else that would.
 #[track_caller]
 fn assert_is_strict(page: &Answer) {

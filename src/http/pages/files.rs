@@ -1,0 +1,86 @@
+//! The pages' scripts and styles, embedded in the program.
+//!
+//! Pages name them under a folder that is called after the content of all of them, so a browser may keep them for
+//! ever, and a module's relative imports stay within what belongs together. Without that folder, as
+//! `/static/carillon.js`, they have an address for others' pages, which a browser asks about again each time.
+
+use std::sync::LazyLock;
+
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rust_embed::{EmbeddedFile, RustEmbed};
+use sha2::{Digest as _, Sha256};
+
+use super::super::problem::Problem;
+use crate::accounts::hex;
+
+#[derive(RustEmbed)]
+#[folder = "static/"]
+struct Files;
+
+/// How many letters of the hash name the folder.
+const VERSION_LEN: usize = 12;
+/// A file under the folder of its content never changes.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+const ASK_AGAIN: &str = "no-cache";
+
+/// The folder's name.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let mut names: Vec<_> = Files::iter().collect();
+    names.sort_unstable();
+    let mut hash = Sha256::new();
+    for name in names {
+        hash.update(name.as_bytes());
+        hash.update(Files::get(&name).map(|file| file.metadata.sha256_hash()).unwrap_or_default());
+    }
+    hex(&hash.finalize())[..VERSION_LEN].to_owned()
+});
+
+/// Where a page finds the file `name`.
+pub fn address(name: &str) -> String {
+    format!("/static/{}/{name}", *VERSION)
+}
+
+/// `GET /static/{name}`
+pub async fn current(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    let Ok(Path(name)) = name else { return Problem::not_found().into_response() };
+    answer(&name, &headers, ASK_AGAIN)
+}
+
+/// `GET /static/{version}/{name}`
+///
+/// While nodes are being replaced, a page of one may ask another for its files: that gives its own, to be asked
+/// about again.
+pub async fn versioned(path: Result<Path<(String, String)>, PathRejection>, headers: HeaderMap) -> Response {
+    let Ok(Path((version, name))) = path else { return Problem::not_found().into_response() };
+    answer(&name, &headers, if version == *VERSION { FOR_EVER } else { ASK_AGAIN })
+}
+
+fn answer(name: &str, headers: &HeaderMap, keep: &'static str) -> Response {
+    let kind = match name.rsplit('.').next() {
+        Some("css") => "text/css; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => return Problem::not_found().into_response(),
+    };
+    let Some(file) = Files::get(name) else { return Problem::not_found().into_response() };
+    let tag = tag(&file);
+    let kept = [(header::CACHE_CONTROL, keep.to_owned()), (header::ETAG, tag.clone())];
+    if is_known(headers, &tag) {
+        return (StatusCode::NOT_MODIFIED, kept).into_response();
+    }
+    (kept, [(header::CONTENT_TYPE, kind)], file.data.into_owned()).into_response()
+}
+
+/// RFC 9110 §8.8.3. Weak, since it is also sent compressed.
+fn tag(file: &EmbeddedFile) -> String {
+    format!("W/\"{}\"", &hex(&file.metadata.sha256_hash())[..VERSION_LEN])
+}
+
+/// RFC 9110 §13.1.2.
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    known.is_some_and(|known| known.split(',').any(|one| one.trim() == tag))
+}

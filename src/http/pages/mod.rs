@@ -1,0 +1,155 @@
+//! The pages: rendered on the server, with templates embedded in the program. One file for each page.
+
+pub mod files;
+pub mod inbox;
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use minijinja::{Environment, Value, context};
+use rust_embed::RustEmbed;
+use url::form_urlencoded;
+
+use super::auth::ListenerCaller;
+use super::params::Params;
+use super::problem::Problem;
+use super::session::local_path;
+use crate::accounts::{Accounts, Identity};
+use crate::store::Role;
+
+#[derive(RustEmbed)]
+#[folder = "templates/"]
+struct Templates;
+
+/// The templates, ready to render. Cheap to clone.
+#[derive(Clone)]
+pub struct Pages(Arc<Environment<'static>>);
+
+impl Pages {
+    /// Reads the embedded templates.
+    pub fn load() -> Result<Self, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.add_function("asset", |name: &str| Value::from_safe_string(files::address(name)));
+        for name in Templates::iter() {
+            let file = Templates::get(&name).map(|file| file.data.into_owned()).unwrap_or_default();
+            let source = String::from_utf8_lossy(&file).into_owned();
+            environment.add_template_owned(name.into_owned(), source)?;
+        }
+        Ok(Self(Arc::new(environment)))
+    }
+
+    /// The sign-in page.
+    pub fn login(&self, error: Option<&str>, name: &str, next: &str) -> Response {
+        self.render("login.html", context! { error, name, next })
+    }
+
+    /// A page that says what went wrong, and what to do next.
+    pub fn error(&self, problem: &Problem) -> Response {
+        let status = problem.status();
+        let (title, advice) = explain(status);
+        let values = context! { status => status.as_u16(), title, advice, message => problem.detail() };
+        (status, problem.retry_after(), self.render("error.html", values)).into_response()
+    }
+
+    /// A page for somebody who is signed in; `here` is its address, for the navigation.
+    fn page(&self, template: &str, here: &str, identity: &Identity, values: Value) -> Response {
+        let role = identity.user.role;
+        let user = context! {
+            name => &identity.user.name,
+            role => role.as_str(),
+            may_publish => role >= Role::Publisher,
+            is_admin => role >= Role::Admin,
+        };
+        self.render(template, context! { here, user, ..values })
+    }
+
+    fn render(&self, name: &str, values: Value) -> Response {
+        match self.0.get_template(name).and_then(|template| template.render(values)) {
+            Ok(html) => Html(html).into_response(),
+            Err(error) => {
+                tracing::error!(%error, name, "a page could not be rendered");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}
+
+/// What a status means to somebody who looks at a page, and what to do about it.
+fn explain(status: StatusCode) -> (&'static str, &'static str) {
+    match status {
+        StatusCode::BAD_REQUEST => {
+            ("The address holds a mistake", "Correct it in the address, or begin again from the inbox.")
+        }
+        StatusCode::FORBIDDEN => (
+            "This is not for your account",
+            "Somebody with the role admin can give you another one. Or sign in as somebody else.",
+        ),
+        StatusCode::NOT_FOUND => (
+            "There is nothing here",
+            "The address may be mistyped, or what was here is gone. Everything there is can be reached from the inbox.",
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            ("Not at the moment", "Nothing is lost. Wait a little and reload this page.")
+        }
+        _ if status.is_server_error() => (
+            "Something broke on our side",
+            "Reload this page. If it happens again, tell whoever runs this site.",
+        ),
+        _ => ("That did not work", "Go back and try again, or begin again from the inbox."),
+    }
+}
+
+/// Somebody who looks at a page. Who is not signed in is sent to do that, and comes back.
+pub struct Visitor(pub Identity);
+
+impl Visitor {
+    /// The visitor, if they have at least this role.
+    #[expect(dead_code, reason = "no page needs one yet")]
+    fn with_role(self, role: Role) -> Result<Identity, Problem> {
+        if self.0.user.role >= role {
+            return Ok(self.0);
+        }
+        Err(Problem::forbidden(&format!("this page needs the role {}", role.as_str())))
+    }
+}
+
+impl<S> FromRequestParts<S> for Visitor
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+    Pages: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match ListenerCaller::from_request_parts(parts, state).await {
+            Ok(ListenerCaller(identity)) => Ok(Self(identity)),
+            Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => {
+                let address = parts.uri.to_string();
+                let next: String = form_urlencoded::byte_serialize(address.as_bytes()).collect();
+                Err(Redirect::to(&format!("/login?next={next}")).into_response())
+            }
+            Err(problem) => Err(Pages::from_ref(state).error(&problem)),
+        }
+    }
+}
+
+/// `GET /login`
+pub async fn login(State(pages): State<Pages>, params: Params) -> Response {
+    let next = params.one("next").ok().flatten().unwrap_or("/");
+    pages.login(None, "", local_path(next))
+}
+
+/// What is at no address: a page for people, a problem for programs.
+pub async fn missing(State(pages): State<Pages>, headers: HeaderMap, uri: Uri) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let problem = Problem::not_found();
+    if accepts.contains("text/html") && !uri.path().starts_with("/api/") {
+        pages.error(&problem)
+    } else {
+        problem.into_response()
+    }
+}
