@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use chromiumoxide::browser::{Browser as Chromium, BrowserConfig};
 use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
+use chromiumoxide::cdp::browser_protocol::network::{
+    BlockPattern, ClearBrowserCacheParams, EnableParams as NetworkEnableParams, SetBlockedUrLsParams,
+};
 use chromiumoxide::cdp::browser_protocol::page::CrashParams;
 use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, EventConsoleApiCalled, EventExceptionThrown};
 use chromiumoxide::page::Page;
@@ -167,6 +170,28 @@ impl Tab {
     /// Reloads it.
     pub async fn reload(&self) {
         self.page.reload().await.unwrap();
+    }
+
+    /// Types where the focus is.
+    pub async fn type_text(&self, text: &str) {
+        self.page.find_element("body").await.unwrap().type_str(text).await.unwrap();
+    }
+
+    /// Presses a key where the focus is, named as in `KeyboardEvent.key`.
+    pub async fn press(&self, key: &str) {
+        self.page.find_element("body").await.unwrap().press_key(key).await.unwrap();
+    }
+
+    /// From now on no script is loaded in this tab.
+    pub async fn block_scripts(&self) {
+        self.page.execute(NetworkEnableParams::default()).await.unwrap();
+        let scripts = BlockPattern::new("*://*:*/*.js", true);
+        self.page.execute(SetBlockedUrLsParams::builder().url_pattern(scripts).build()).await.unwrap();
+    }
+
+    /// Forgets what was loaded before.
+    pub async fn clear_cache(&self) {
+        self.page.execute(ClearBrowserCacheParams::default()).await.unwrap();
     }
 
     /// Has its process crash.

@@ -1,6 +1,7 @@
 //! The client and the pages in a real Chromium.
 
 mod chromium;
+mod portal;
 #[path = "../support/mod.rs"]
 mod support;
 

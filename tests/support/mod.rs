@@ -1,6 +1,7 @@
 //! What the tests share: servers, nodes as real processes, and listeners that log what they receive.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod balancer;
 pub mod bus_member;
 pub mod listener;
 pub mod log_lock;
