@@ -1,16 +1,20 @@
 //! A real Chromium, its tabs, and the network between it and the nodes.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chromiumoxide::browser::{Browser as Chromium, BrowserConfig};
+use chromiumoxide::cdp::browser_protocol::emulation::{
+    MediaFeature, SetDeviceMetricsOverrideParams, SetEmulatedMediaParams,
+};
 use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
 use chromiumoxide::cdp::browser_protocol::network::{
     BlockPattern, ClearBrowserCacheParams, EnableParams as NetworkEnableParams, SetBlockedUrLsParams,
 };
 use chromiumoxide::cdp::browser_protocol::page::CrashParams;
 use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, EventConsoleApiCalled, EventExceptionThrown};
-use chromiumoxide::page::Page;
+use chromiumoxide::page::{Page, ScreenshotParams};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -180,6 +184,20 @@ impl Tab {
     /// Presses a key where the focus is, named as in `KeyboardEvent.key`.
     pub async fn press(&self, key: &str) {
         self.page.find_element("body").await.unwrap().press_key(key).await.unwrap();
+    }
+
+    /// Looks at it through a window of this size, in the dark or in the light.
+    pub async fn look(&self, (width, height): (i64, i64), scheme: &str) {
+        let is_phone = width < 500;
+        let metrics = SetDeviceMetricsOverrideParams::new(width, height, 1.0, is_phone);
+        self.page.execute(metrics).await.unwrap();
+        let feature = MediaFeature::new("prefers-color-scheme", scheme);
+        self.page.execute(SetEmulatedMediaParams::builder().feature(feature).build()).await.unwrap();
+    }
+
+    /// Keeps what is in the window as a picture.
+    pub async fn save_picture(&self, path: &Path) {
+        self.page.save_screenshot(ScreenshotParams::builder().build(), path).await.unwrap();
     }
 
     /// From now on no script is loaded in this tab.

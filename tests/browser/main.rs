@@ -1,6 +1,7 @@
 //! The client and the pages in a real Chromium.
 
 mod chromium;
+mod pictures;
 mod portal;
 #[path = "../support/mod.rs"]
 mod support;

@@ -79,7 +79,7 @@ impl Portal {
 }
 
 /// Signs in as a person would: with the keyboard, on the sign-in page that the wanted one leads to.
-async fn sign_in(browser: &Browser, address: &str, name: &str) -> Tab {
+pub async fn sign_in(browser: &Browser, address: &str, name: &str) -> Tab {
     let tab = browser.open(address).await;
     tab.until("location.pathname === '/login' && document.activeElement.name === 'name'").await;
     tab.type_text(name).await;
@@ -245,4 +245,4 @@ async fn pages_are_light_and_painted_before_any_script() {
 }
 
 /// Every page of somebody who may see all.
-const PAGES: [&str; 1] = ["/"];
+pub const PAGES: [&str; 1] = ["/"];
