@@ -6,11 +6,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
 
+use super::params::Params;
 use super::problem::Problem;
 use crate::accounts::{Accounts, Identity};
 
 /// The name of the session's cookie.
 pub const SESSION_COOKIE: &str = "carillon_session";
+
+/// The parameter by which a page says whose it is. Its cookie may have become another's: somebody else signed in with
+/// the same browser. What the page asks for, and does, is then refused.
+const ACCOUNT: &str = "account";
 
 /// Somebody who may call the API. A request that says who it is, and wrongly, is refused and never anonymous.
 #[derive(Debug)]
@@ -40,7 +45,12 @@ where
                 None => None,
             },
         };
-        identity.map(Self).ok_or_else(Problem::unauthorized)
+        let identity = identity.ok_or_else(Problem::unauthorized)?;
+        let Ok(params) = Params::from_request_parts(parts, state).await;
+        match params.one(ACCOUNT)? {
+            Some(account) if account != identity.user.name => Err(Problem::somebody_else()),
+            _ => Ok(Self(identity)),
+        }
     }
 }
 

@@ -36,6 +36,11 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "sign in, or send a valid token")
     }
 
+    /// Somebody is signed in, and not who the request says.
+    pub fn somebody_else() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "another account is signed in").about("account")
+    }
+
     /// Signed in, but not allowed.
     pub fn forbidden(detail: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)

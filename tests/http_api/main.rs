@@ -53,6 +53,7 @@ suite!(
     session::signing_out_ends_what_rested_on_it,
     session::other_sites_may_not_act_with_a_cookie,
     session::a_token_permits_what_it_says_while_it_lasts,
+    session::a_page_of_one_account_gets_nothing_of_another,
     pages::pages_need_a_session_and_send_back_only_here,
     pages::pages_hold_nothing_that_runs_inline,
     pages::files_are_kept_for_ever_under_names_that_change_with_them,

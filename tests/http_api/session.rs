@@ -197,3 +197,21 @@ pub async fn a_token_permits_what_it_says_while_it_lasts(setup: Setup) {
     send(setup.get("/api/v1/stream").bearer_auth(&revoked)).await.expect_problem(401, "");
     send(publish(&setup.people.publisher)).await.expect(201);
 }
+
+pub async fn a_page_of_one_account_gets_nothing_of_another(setup: Setup) {
+    let [alice, bob] = [setup.sign_in("alice").await, setup.sign_in("bob").await];
+    for path in [INBOX, "/api/v1/inbox/counts", "/api/v1/stream"] {
+        let of_alice = format!("{path}?account=alice");
+        send(setup.get(&of_alice).header("cookie", &bob)).await.expect_problem(401, "account");
+        send(setup.get(&of_alice).bearer_auth(&setup.bob)).await.expect_problem(401, "account");
+        send(setup.get(&format!("{of_alice}&account=bob")).header("cookie", &alice))
+            .await
+            .expect_problem(400, "account");
+    }
+    send(setup.get(&format!("{INBOX}?account=alice")).header("cookie", &alice)).await.expect(200);
+    drop(setup.stream(&setup.alice, "account=alice").await);
+    // Nor does it do anything in the other's name.
+    let everything = json!({ "position": 1 });
+    let read = setup.post("/api/v1/inbox/read-up-to?account=alice").header("cookie", &bob);
+    send(read.json(&everything)).await.expect_problem(401, "account");
+}
