@@ -1,6 +1,6 @@
 //! Expiring keys in process, for a node of its own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use moka::Expiry;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::MissedTickBehavior;
 
+use super::memory_sets::Sets;
 use super::{Taken, TtlLimits};
 use crate::event::Millis;
 
@@ -19,12 +20,13 @@ use crate::event::Millis;
 /// asking more often than this would tell nothing sooner.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
-/// Two caches: the keys, and the rate limits, so that neither can push the other out. Clones share them.
+/// The keys, the rate limits and the sets apart, so that none can push another out. Clones share them.
 #[derive(Clone)]
 pub struct MemoryTtl {
     keys: Cache<String, Timed<Arc<[u8]>>>,
     /// For each rate limit, when it is back to its full burst, counted from `began`.
     limits: Cache<String, Timed<Duration>>,
+    sets: Arc<Mutex<Sets>>,
     began: Instant,
     watchers: Watchers,
     queue: usize,
@@ -59,7 +61,15 @@ impl MemoryTtl {
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(ByItsOwnTime)
             .build();
-        Self { keys, limits: limits_cache, began: Instant::now(), watchers, queue: limits.queue.max(1) }
+        let sets = Sets::new(limits.max_members, usize::try_from(limits.max_keys).unwrap_or(usize::MAX));
+        Self {
+            keys,
+            limits: limits_cache,
+            sets: Arc::new(Mutex::new(sets)),
+            began: Instant::now(),
+            watchers,
+            queue: limits.queue.max(1),
+        }
     }
 
     pub fn put(&self, key: &str, value: &[u8], lifetime: Duration) {
@@ -103,6 +113,22 @@ impl MemoryTtl {
             Op::Put(Timed { value: full_at, lifetime: full_at - now })
         });
         taken
+    }
+
+    pub fn enter(&self, set: &str, members: &[String], lifetime: Duration) {
+        self.sets().enter(Instant::now(), set, members, lifetime);
+    }
+
+    pub fn leave(&self, set: &str, members: &[String]) {
+        self.sets().leave(set, members);
+    }
+
+    pub fn members(&self, set: &str, limit: usize) -> Vec<String> {
+        self.sets().members(Instant::now(), set, limit)
+    }
+
+    fn sets(&self) -> MutexGuard<'_, Sets> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Needs a Tokio runtime, for the task that looks for ended keys as long as the receiver lives.

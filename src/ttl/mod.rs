@@ -5,12 +5,15 @@
 //!   than its time. Every caller has an answer for "not there" and for an error.
 //! - Keys and values are text and bytes of ours; the backend puts its own prefix before keys.
 //! - `expirations` tells of keys under a prefix that ended by their time, late or not at all: for liveliness only.
+//! - A set's members each have their own time: entering again begins a new one, and what has ended is no member.
+//!   A set holds `max_members`; when more enter, those that end first leave. No expirations are told of sets.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!
 //! Chosen by URL: `memory:`, or one of [`crate::redis_server`]: `redis://…`, `redis+sentinel://…`,
-//! `redis+cluster://…`. One conformance suite (`tests/ttl_conformance.rs`) runs against all.
+//! `redis+cluster://…`. One conformance suite (`tests/ttl_conformance/`) runs against all.
 
 mod memory;
+mod memory_sets;
 mod redis;
 
 use std::fmt;
@@ -24,8 +27,11 @@ use crate::redis_server::is_redis;
 /// Bounds on what expiring keys may cost.
 #[derive(Debug, Clone)]
 pub struct TtlLimits {
-    /// The most keys held in process (the memory backend only); the least used leave first.
+    /// The most keys held in process (the memory backend only); the least used leave first. As many members are
+    /// held of all sets together.
     pub max_keys: u64,
+    /// The most members of a set.
+    pub max_members: usize,
     /// How long a call may take.
     pub deadline: Duration,
     /// How many expirations may wait for their reader; more are dropped and counted.
@@ -34,7 +40,7 @@ pub struct TtlLimits {
 
 impl Default for TtlLimits {
     fn default() -> Self {
-        Self { max_keys: 200_000, deadline: Duration::from_millis(500), queue: 10_000 }
+        Self { max_keys: 200_000, max_members: 100_000, deadline: Duration::from_millis(500), queue: 10_000 }
     }
 }
 
@@ -107,6 +113,22 @@ impl Ttl {
     /// Takes one from the rate limit `key`: `burst` (at least 1) at once, then one each `every`.
     pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<Taken, TtlError> {
         forward!(self.take(key, burst, every))
+    }
+
+    /// Makes `members` members of a set for `lifetime` from now, or for that long again. One round trip for each
+    /// thousand. Sets and keys of the same name do not meet.
+    pub async fn enter(&self, set: &str, members: &[String], lifetime: Duration) -> Result<(), TtlError> {
+        forward!(self.enter(set, members, lifetime))
+    }
+
+    /// Ends the membership of those of `members` that are members of a set. One round trip for each thousand.
+    pub async fn leave(&self, set: &str, members: &[String]) -> Result<(), TtlError> {
+        forward!(self.leave(set, members))
+    }
+
+    /// The members of a set that have not ended: at most `limit`, those that end last first.
+    pub async fn members(&self, set: &str, limit: usize) -> Result<Vec<String>, TtlError> {
+        forward!(self.members(set, limit))
     }
 
     /// The keys under `prefix` (given without it) that end by their time, from now on.

@@ -20,7 +20,9 @@ use crate::redis_server::{Backoff, Failure, Links, Listening, RedisServers, Timi
 const KEY_PREFIX: &str = "ttl:";
 /// Before every rate limit. Another one than for keys, so that neither meets the other.
 const LIMIT_PREFIX: &str = "limit:";
-/// The most keys set in one pipeline: what Redis and this process must hold at once for it.
+/// Before every set, for the same reason.
+const SET_PREFIX: &str = "set:";
+/// The most keys set in one pipeline, and members in one call: what Redis and this process must hold at once for it.
 const PIPELINE: usize = 1000;
 /// The longest time counted with. Redis refuses times beyond its range, and Lua counts exactly only to 2^53.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -51,12 +53,47 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Makes members (from the third argument on) end a lifetime (the first, in ms) from now by the server's own clock:
+/// one sorted set, scored by when they end. The second argument is how many it holds. It ends with its last member.
+static ENTER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local time = redis.call('TIME')
+        local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+        local ends = string.format('%.0f', now + tonumber(ARGV[1]))
+        redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+        for index = 3, #ARGV do
+            redis.call('ZADD', KEYS[1], ends, ARGV[index])
+        end
+        redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[2]))
+        local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+        if last[2] then
+            redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', tonumber(last[2])))
+        end
+        return 0
+        ",
+    )
+});
+
+/// The members of a set that have not ended, by the server's own clock: at most as many as the argument says.
+static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local time = redis.call('TIME')
+        local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+        local after = string.format('(%.0f', now)
+        return redis.call('ZRANGE', KEYS[1], '+inf', after, 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[1])
+        ",
+    )
+});
+
 /// Connections shared by all clones, made when first needed and again whenever they break.
 #[derive(Clone)]
 pub struct RedisTtl {
     servers: RedisServers,
     links: Links,
     queue: usize,
+    max_members: usize,
 }
 
 impl From<Failure> for TtlError {
@@ -70,7 +107,8 @@ impl RedisTtl {
         let timing = Timing { deadline: limits.deadline, every: PING_EVERY, max_backoff: LONGEST_BACKOFF };
         let servers = RedisServers::from_url(url, timing)
             .map_err(|failure| TtlError(format!("the Redis URL: {failure}")))?;
-        Ok(Self { links: Links::new(servers.clone()), servers, queue: limits.queue.max(1) })
+        let (queue, max_members) = (limits.queue.max(1), limits.max_members);
+        Ok(Self { links: Links::new(servers.clone()), servers, queue, max_members })
     }
 
     pub async fn put(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<(), TtlError> {
@@ -128,6 +166,45 @@ impl RedisTtl {
         take.arg(burst).arg(every);
         let wait: u64 = self.links.call(&key, async |connection| take.invoke_async(connection).await).await?;
         Ok(if wait == 0 { Taken::Allowed } else { Taken::RetryAfter(Duration::from_micros(wait)) })
+    }
+
+    pub async fn enter(&self, set: &str, members: &[String], lifetime: Duration) -> Result<(), TtlError> {
+        let lifetime = lifetime.min(LONGEST).as_millis() as u64;
+        if lifetime == 0 {
+            return self.leave(set, members).await;
+        }
+        let set = self.set(set);
+        for members in members.chunks(PIPELINE) {
+            let mut enter = ENTER.key(&set);
+            enter.arg(lifetime).arg(self.max_members).arg(members);
+            self.links.call(&set, async |connection| enter.invoke_async::<Value>(connection).await).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn leave(&self, set: &str, members: &[String]) -> Result<(), TtlError> {
+        let set = self.set(set);
+        for members in members.chunks(PIPELINE) {
+            let mut remove = Cmd::new();
+            remove.arg("ZREM").arg(&set).arg(members);
+            self.links.call(&set, async |connection| remove.exec_async(connection).await).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn members(&self, set: &str, limit: usize) -> Result<Vec<String>, TtlError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let set = self.set(set);
+        let mut members = MEMBERS.key(&set);
+        members.arg(limit.min(self.max_members));
+        Ok(self.links.call(&set, async |connection| members.invoke_async(connection).await).await?)
+    }
+
+    /// A set's name in Redis.
+    fn set(&self, set: &str) -> String {
+        self.servers.name(&format!("{SET_PREFIX}{set}"))
     }
 
     /// A key's name in Redis.

@@ -3,12 +3,15 @@
 //! Needs `CARILLON_TEST_REDIS_URL` (a Redis of version 6.2 or newer; its other keys are left alone) and, for
 //! the outages, `redis-server` on the path.
 
+mod sets;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use carillon::ttl::{Taken, Ttl, TtlLimits};
+use sets::*;
 use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::RedisServer;
 use tokio::sync::mpsc;
@@ -55,6 +58,11 @@ suite!(
     odd_limits_are_survived,
     expirations_tell_of_ended_keys_only,
     a_full_queue_of_expirations_loses_and_goes_on,
+    members_are_those_who_entered_and_did_not_leave,
+    a_member_ends_by_its_time_and_entering_again_begins_a_new_one,
+    a_large_set_is_entered_at_once_and_read_as_far_as_asked,
+    a_full_set_loses_those_that_end_first,
+    sets_meet_neither_keys_nor_expirations,
 );
 
 fn memory(limits: &TtlLimits) -> Ttl {
@@ -425,6 +433,11 @@ async fn fails_within(ttl: &Ttl, longest: Duration) {
     let started = Instant::now();
     assert!(ttl.take("limit", 1, LONG).await.is_err());
     assert!(started.elapsed() < longest, "failed after {:?}", started.elapsed());
+    let started = Instant::now();
+    assert!(ttl.enter("set", &names(&["member"]), LONG).await.is_err());
+    assert!(ttl.leave("set", &names(&["member"])).await.is_err());
+    assert!(ttl.members("set", 1).await.is_err());
+    assert!(started.elapsed() < longest * 3, "failed after {:?}", started.elapsed());
 }
 
 #[tokio::test]
