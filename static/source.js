@@ -4,8 +4,8 @@
 // An EventSource shows neither comments nor frames that hold only an `id:`, so heartbeats cannot be seen with it.
 // The stream is asked to say them aloud (`alive=true`), as events named `carillon.alive`.
 
-const FIRST_PAUSE = 1_000;
-const LONGEST_PAUSE = 30_000;
+export const FIRST_PAUSE = 1_000;
+export const LONGEST_PAUSE = 30_000;
 /** The browser tries again by itself, as the server's `retry:` says; so often in a row and no more. */
 const OWN_TRIES = 3;
 /** A connection that lasted this long was a good one: the next trouble starts with a short pause again. */
@@ -15,8 +15,8 @@ const FIRST_SILENCE = 30_000;
 const SILENT_HEARTBEATS = 2.5;
 const LEAST_SILENCE = 5_000;
 const TICK = 1_000;
-const PROBE_TIMEOUT = 8_000;
-const NAMED = ['reset', 'read', 'retract', 'expire', 'alive', 'signout'];
+const ANSWER_WITHIN = 8_000;
+const NAMED = ['reset', 'read', 'retract', 'expire', 'presence', 'join', 'leave', 'alive', 'signout'];
 
 export class Source {
   /** The raw place of the stream: where another would go on. Null before the first frame. */
@@ -35,7 +35,7 @@ export class Source {
   #ticker = null;
   #again = () => this.#restart();
 
-  /** `on`: `frame({name, data, id})`, `state(state, since)` and `signedOut()`. */
+  /** `on`: `frame({name, data, id})`, `state(state, since)` and `ended(state)`: `signed out` or `refused`. */
   constructor(url, cursor, on) {
     this.#url = url;
     this.cursor = cursor;
@@ -109,7 +109,7 @@ export class Source {
       return;
     }
     if (id) this.cursor = id;
-    if (name === 'signout') return this.#on.signedOut();
+    if (name === 'signout') return this.#on.ended('signed out');
     this.#on.frame({ name, data, id });
     if (name === 'alive') this.#alive(data);
   }
@@ -135,16 +135,15 @@ export class Source {
   #later() {
     this.#close();
     const longest = Math.min(LONGEST_PAUSE, this.#pause * 2 ** Math.min(this.#failures, 10));
-    // At least half, so that many pages neither come at once nor hammer.
     const timer = setTimeout(async () => {
-      const status = await probe(this.#url);
+      const { status, ended } = await ask(this.#url, 1);
       if (timer !== this.#timer) return;
-      if (status === 401) return this.#on.signedOut();
+      if (ended) return this.#on.ended(ended);
       this.#failures += 1;
       // An answer is one, whatever it says; without any, a stream has no better chance.
       if (status === null) this.#later();
       else this.#open();
-    }, longest * (0.5 + Math.random() / 2));
+    }, nearly(longest));
     this.#timer = timer;
   }
 
@@ -163,13 +162,27 @@ export class Source {
   }
 }
 
-/** What the server answers a small request; null if nothing. */
-async function probe(url) {
+/** At least half of it, so that many pages neither come at once nor hammer. */
+export function nearly(pause) {
+  return pause * (0.5 + Math.random() / 2);
+}
+
+/** What an inbox is asked with that a stream is asked with, too. */
+const ASKED = ['account', 'type', 'topic', 'min_priority'];
+
+/**
+ * Reads the inbox of whom the stream at `url` is for: `{status, body, ended}`. The status is null without an answer;
+ * `ended` says that asking again would not help.
+ */
+export async function ask(url, limit) {
+  const address = new URL('inbox', url);
+  for (const [name, value] of new URL(url).searchParams) if (ASKED.includes(name)) address.searchParams.append(name, value);
+  address.searchParams.set('limit', limit);
   try {
-    const answer = await fetch(new URL('inbox?limit=1', url), { signal: AbortSignal.timeout(PROBE_TIMEOUT) });
-    await answer.body?.cancel();
-    return answer.status;
+    const answer = await fetch(address, { signal: AbortSignal.timeout(ANSWER_WITHIN) });
+    const ended = { 400: 'refused', 401: 'signed out', 403: 'refused' }[answer.status];
+    return { status: answer.status, ended, body: await answer.json().catch(() => null) };
   } catch {
-    return null;
+    return { status: null };
   }
 }

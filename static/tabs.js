@@ -6,6 +6,7 @@
 // and drops what it knows.
 
 import { Place } from './place.js';
+import { Presence } from './presence.js';
 import { Source } from './source.js';
 
 const TICK = 5_000;
@@ -14,6 +15,7 @@ const ANSWER_WITHIN = 10_000;
 const FIRST_QUIET = 30_000;
 /** Joins are answered together, since each may begin the stream again. */
 const GATHER = 20;
+const PRESENCE = ['presence', 'join', 'leave'];
 
 export class Tabs {
   #name;
@@ -24,6 +26,7 @@ export class Tabs {
   #abort = null;
   #leaving = null;
   #source = null;
+  #presence = null;
   /** Of the leader: who waits to be welcomed, and where they are. */
   #joining = new Map();
   #gathering = null;
@@ -35,7 +38,7 @@ export class Tabs {
   #ticker = null;
   #isStealing = false;
 
-  /** `on`: `frame`, `state` and `signedOut` as of a `Source`, `place()`, and `welcome(cursor)` from a leader. */
+  /** `on`: `frame`, `state` and `ended` as of a `Source`, `place()`, and `welcome(cursor)` from a leader. */
   constructor(name, url, on) {
     this.#name = name;
     this.#url = url;
@@ -79,8 +82,10 @@ export class Tabs {
 
   #lead() {
     this.#leader = this.#id;
+    this.#presence = new Presence();
     const source = new Source(this.#url, this.#on.place(), {
       frame: (frame) => {
+        if (PRESENCE.includes(frame.name)) this.#presence.apply(frame.name, frame.data);
         this.#say({ kind: 'frame', frame, quiet: source.silence });
         this.#on.frame(frame);
         if (this.#joining.size > 0) this.#welcomeSoon();
@@ -89,9 +94,9 @@ export class Tabs {
         this.#say({ kind: 'state', state, since });
         this.#on.state(state, since);
       },
-      signedOut: () => {
-        this.#say({ kind: 'signedOut' });
-        this.#on.signedOut();
+      ended: (how) => {
+        this.#say({ kind: 'ended', how });
+        this.#on.ended(how);
       },
     });
     this.#source = source;
@@ -124,7 +129,8 @@ export class Tabs {
       const behind = places.filter((place) => place && place.epoch === here.epoch && !place.covers(here));
       if (behind.length > 0) this.#source.rewind(behind.reduce((all, one) => all.meet(one), here).toString());
       const { state, since, cursor } = this.#source;
-      for (const to of this.#joining.keys()) this.#say({ kind: 'welcome', to, cursor, state, since });
+      const present = this.#presence.told();
+      for (const to of this.#joining.keys()) this.#say({ kind: 'welcome', to, cursor, state, since, present });
       this.#joining.clear();
     }, GATHER);
   }
@@ -141,7 +147,7 @@ export class Tabs {
   }
 
   #hear(message) {
-    if (message.kind === 'signedOut') return this.#on.signedOut();
+    if (message.kind === 'ended') return this.#on.ended(message.how);
     if (message.kind === 'join') return this.#source && this.#joined(message);
     // Another leads: the lock was taken from here, which this tab will hear of.
     if (this.#source) return;
@@ -152,6 +158,8 @@ export class Tabs {
     if (kind === 'welcome' && message.to === this.#id) {
       this.#leader = from;
       this.#on.welcome(message.cursor);
+      // The stream told it when it began, which this tab did not hear.
+      for (const data of message.present) this.#on.frame({ name: 'presence', data, id: '' });
     }
     if (kind === 'frame') {
       this.#quiet = message.quiet;

@@ -1,0 +1,26 @@
+// Who is there, by topic: what the stream told first, and who came and went since.
+
+/** The most names kept of one topic; the number is told all the same. */
+const MAX_NAMES = 1_000;
+
+export class Presence {
+  #topics = new Map();
+
+  /** A frame named `presence`, `join` or `leave`. */
+  apply(name, { topic, user, users, count }) {
+    if (name === 'presence') {
+      this.#topics.set(topic, { users: new Set(users.slice(0, MAX_NAMES)), count });
+      return;
+    }
+    const there = this.#topics.get(topic);
+    if (!there || there.users.has(user) === (name === 'join')) return;
+    if (name === 'leave') there.users.delete(user);
+    else if (there.users.size < MAX_NAMES) there.users.add(user);
+    there.count = Math.max(there.users.size, there.count + (name === 'join' ? 1 : -1));
+  }
+
+  /** For each topic what a frame `presence` would tell now. */
+  told() {
+    return [...this.#topics].map(([topic, { users, count }]) => ({ topic, users: [...users], count }));
+  }
+}
