@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::event::{Invalid, UserId};
 use crate::store::{Credential, Role, Scope, SecretHash, Session, Store, StoreError, Token, User};
@@ -35,6 +36,12 @@ const CONCURRENT_HASHES: usize = 2;
 /// Attempts to sign in to one account at once, and the time for another.
 const SIGN_IN_BURST: u32 = 10;
 const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
+/// How often it is noted that a session is in use.
+pub const SEEN_EVERY: Duration = Duration::from_secs(300);
+/// How many such notes are written at once on one node; the others are made the next time.
+const CONCURRENT_NOTES: usize = 4;
+/// The most characters kept of what a browser calls itself.
+const MAX_USER_AGENT: usize = 256;
 /// What every token begins with, so that a leaked one is recognised.
 const TOKEN_PREFIX: &str = "carillon_";
 
@@ -64,6 +71,8 @@ pub struct Identity {
     pub credential: Credential,
     /// What a token permits; `None` for a session, which permits what the role does.
     pub scopes: Option<Vec<Scope>>,
+    /// What the session is called where it is shown, if it is one.
+    pub session: Option<Uuid>,
 }
 
 impl Identity {
@@ -88,12 +97,14 @@ pub struct Accounts {
     store: Store,
     ttl: Ttl,
     hashing: Arc<Semaphore>,
+    noting: Arc<Semaphore>,
 }
 
 impl Accounts {
     /// Accounts kept in `store`, with answers cached in `ttl`.
     pub fn new(store: Store, ttl: Ttl) -> Self {
-        Self { store, ttl, hashing: Arc::new(Semaphore::new(CONCURRENT_HASHES)) }
+        let hashing = Arc::new(Semaphore::new(CONCURRENT_HASHES));
+        Self { store, ttl, hashing, noting: Arc::new(Semaphore::new(CONCURRENT_NOTES)) }
     }
 
     /// Adds a user.
@@ -103,23 +114,36 @@ impl Accounts {
         Ok(self.store.create_user(name, &hash, role).await?)
     }
 
-    /// Sets a password; gives the sessions that ended by it.
-    pub async fn set_password(&self, user: UserId, password: &str) -> Result<Vec<Credential>, AccountError> {
+    /// Sets a password; gives the sessions that ended by it: all but `keep`.
+    pub async fn set_password(
+        &self,
+        user: UserId,
+        password: &str,
+        keep: Option<&SecretHash>,
+    ) -> Result<Vec<Credential>, AccountError> {
         let hash = self.hash(password).await?;
-        let ended = self.store.set_password(user, &hash).await?;
-        for secret in &ended {
-            self.forget(&session_key(secret)).await;
-        }
-        Ok(ended.into_iter().map(Credential::Session).collect())
+        Ok(self.ended(self.store.set_password(user, &hash, keep).await?).await)
     }
 
-    /// Checks a password and begins a session; gives its secret.
+    /// Checks a password and begins a session for a browser that calls itself `user_agent`; gives its secret.
     pub async fn sign_in(
         &self,
         name: &str,
         password: &str,
         lifetime: Duration,
+        user_agent: &str,
     ) -> Result<(String, Session), AccountError> {
+        let user = self.check_password(name, password).await?;
+        let secret = random_secret();
+        let user_agent: String =
+            user_agent.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect();
+        let session =
+            self.store.create_session(user.id, &hash_secret(&secret), lifetime, &user_agent).await?;
+        Ok((secret, session))
+    }
+
+    /// Whose password this is. Attempts are limited for each name.
+    pub async fn check_password(&self, name: &str, password: &str) -> Result<User, AccountError> {
         let attempts = format!("sign-in:{}", hex(&hash_secret(name)));
         match self.ttl.take(&attempts, SIGN_IN_BURST, SIGN_IN_EVERY).await {
             Ok(Taken::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
@@ -131,10 +155,7 @@ impl Accounts {
         let (user, hash) = found.map_or((None, unknown_user_hash()), |(user, hash)| (Some(user), hash));
         // The same work for a name that does not exist, so that the time tells nothing.
         let is_right = self.verify(password, hash).await;
-        let user = user.filter(|_| is_right).ok_or(AccountError::WrongPassword)?;
-        let secret = random_secret();
-        let session = self.store.create_session(user.id, &hash_secret(&secret), lifetime).await?;
-        Ok((secret, session))
+        user.filter(|_| is_right).ok_or(AccountError::WrongPassword)
     }
 
     /// Ends a session; gives what rested on it.
@@ -144,16 +165,61 @@ impl Accounts {
         Ok(Credential::Session(*secret))
     }
 
+    /// Ends one of a user's sessions by what it is called; gives what rested on it, if there was one.
+    pub async fn end_session(&self, user: UserId, id: Uuid) -> Result<Option<Credential>, StoreError> {
+        let ended = self.store.end_session_called(user, id).await?;
+        Ok(self.ended(ended.into_iter().collect()).await.pop())
+    }
+
+    /// Ends all of a user's sessions but `keep`; gives what rested on them.
+    pub async fn end_other_sessions(
+        &self,
+        user: UserId,
+        keep: &SecretHash,
+    ) -> Result<Vec<Credential>, StoreError> {
+        Ok(self.ended(self.store.end_other_sessions(user, keep).await?).await)
+    }
+
+    /// These sessions have ended: nothing is to be cached of them.
+    async fn ended(&self, secrets: Vec<SecretHash>) -> Vec<Credential> {
+        for secret in &secrets {
+            self.forget(&session_key(secret)).await;
+        }
+        secrets.into_iter().map(Credential::Session).collect()
+    }
+
     /// Who holds this session, if it has not ended.
     pub async fn by_session(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
         let hash = hash_secret(secret);
-        let session: Option<Session> =
-            self.cached(&session_key(&hash), self.store.session_by_secret(&hash)).await?;
+        let ask = async {
+            let session = self.store.session_by_secret(&hash).await?;
+            if let Some(session) = &session {
+                self.note_use(session, hash);
+            }
+            Ok(session)
+        };
+        let session: Option<Session> = self.cached(&session_key(&hash), ask).await?;
         Ok(session.map(|session| Identity {
             user: session.user,
             credential: Credential::Session(hash),
             scopes: None,
+            session: Some(session.id),
         }))
+    }
+
+    /// Notes that a session is in use, now and then, without the request waiting for it.
+    fn note_use(&self, session: &Session, secret: SecretHash) {
+        if Duration::from_millis(u64::try_from(session.read_at - session.seen_at).unwrap_or(0)) < SEEN_EVERY {
+            return;
+        }
+        let Ok(turn) = self.noting.clone().try_acquire_owned() else { return };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.touch_sessions(&[secret], SEEN_EVERY).await {
+                tracing::debug!(%error, "the use of a session was not noted");
+            }
+            drop(turn);
+        });
     }
 
     /// Adds a token; gives its secret.
@@ -172,15 +238,26 @@ impl Accounts {
         Ok((secret, token))
     }
 
+    /// Revokes a token if it is `owner`'s (`None`: anybody's); gives what rested on it, if it was valid.
+    pub async fn revoke_token(
+        &self,
+        id: i64,
+        owner: Option<UserId>,
+    ) -> Result<Option<Credential>, StoreError> {
+        let Some(secret) = self.store.revoke_token(id, owner).await? else { return Ok(None) };
+        self.forget(&token_key(&secret)).await;
+        Ok(Some(Credential::Token(id)))
+    }
+
     /// Whose token this is, if it is valid.
     pub async fn by_token(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
         let hash = hash_secret(secret);
-        let key = format!("token:{}", hex(&hash));
-        let token: Option<Token> = self.cached(&key, self.store.token_by_secret(&hash)).await?;
+        let token: Option<Token> = self.cached(&token_key(&hash), self.store.token_by_secret(&hash)).await?;
         Ok(token.map(|token| Identity {
             user: token.user,
             credential: Credential::Token(token.id),
             scopes: Some(token.scopes),
+            session: None,
         }))
     }
 
@@ -206,7 +283,7 @@ impl Accounts {
 
     async fn forget(&self, key: &str) {
         if let Err(error) = self.ttl.remove(key).await {
-            tracing::warn!(%error, "an ended session may work for some seconds more");
+            tracing::warn!(%error, "what has ended may work for some seconds more");
         }
     }
 
@@ -274,6 +351,10 @@ pub fn hash_secret(secret: &str) -> SecretHash {
 
 fn session_key(secret: &SecretHash) -> String {
     format!("session:{}", hex(secret))
+}
+
+fn token_key(secret: &SecretHash) -> String {
+    format!("token:{}", hex(secret))
 }
 
 /// Bytes as lowercase hexadecimal digits.

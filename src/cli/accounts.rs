@@ -92,7 +92,7 @@ pub(super) async fn user(command: UserCommand) -> anyhow::Result<()> {
             let (store, accounts) = open(&store).await?;
             let user = find(&store, &name).await?;
             let (password, is_new) = choose(&password)?;
-            let ended = accounts.set_password(user.id, &password).await?;
+            let ended = accounts.set_password(user.id, &password, None).await?;
             println!("{name}: password set, {} sessions ended", ended.len());
             show(&password, is_new);
         }
@@ -138,7 +138,7 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
         }
         TokenCommand::Revoke { id, store } => {
             let (store, _) = open(&store).await?;
-            anyhow::ensure!(store.revoke_token(id).await?, "there is no valid token {id}");
+            anyhow::ensure!(store.revoke_token(id, None).await?.is_some(), "there is no valid token {id}");
             println!("token {id} is revoked");
         }
     }

@@ -9,6 +9,7 @@ use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
 use super::params::Params;
 use super::problem::Problem;
 use crate::accounts::{Accounts, Identity};
+use crate::store::{Credential, Role, SecretHash};
 
 /// The name of the session's cookie.
 pub const SESSION_COOKIE: &str = "carillon_session";
@@ -28,6 +29,15 @@ pub struct ListenerCaller(pub Identity);
 /// A [`Caller`] who may publish.
 #[derive(Debug)]
 pub struct PublisherCaller(pub Identity);
+
+/// A [`Caller`] who is signed in, with the hash of the session's secret. Accounts are managed so and not by tokens:
+/// one that leaked must not be good for another.
+#[derive(Debug)]
+pub struct SessionCaller(pub Identity, pub SecretHash);
+
+/// A [`SessionCaller`] who is an admin.
+#[derive(Debug)]
+pub struct AdminCaller(pub Identity, pub SecretHash);
 
 impl<S> FromRequestParts<S> for Caller
 where
@@ -84,6 +94,39 @@ where
             Ok(Self(identity))
         } else {
             Err(Problem::forbidden("publishing needs the role publisher, and a token with the scope publish"))
+        }
+    }
+}
+
+impl<S> FromRequestParts<S> for SessionCaller
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        match identity.credential {
+            Credential::Session(secret) => Ok(Self(identity, secret)),
+            Credential::Token(_) => Err(Problem::forbidden("a token may not manage accounts: sign in")),
+        }
+    }
+}
+
+impl<S> FromRequestParts<S> for AdminCaller
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let SessionCaller(identity, secret) = SessionCaller::from_request_parts(parts, state).await?;
+        if identity.user.role >= Role::Admin {
+            Ok(Self(identity, secret))
+        } else {
+            Err(Problem::forbidden("this needs the role admin"))
         }
     }
 }

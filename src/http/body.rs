@@ -28,6 +28,19 @@ where
     }
 }
 
+/// What stands in the address at the places of its route; what cannot stand there is nothing that exists.
+#[derive(Debug)]
+pub struct PathOf<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(read)| Self(read)).map_err(|_| Problem::not_found())
+    }
+}
+
 /// The id of an event in the address; what is not an id is the id of nothing.
 #[derive(Debug)]
 pub struct EventId(pub Uuid);

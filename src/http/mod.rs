@@ -1,5 +1,7 @@
 //! HTTP: every route on this page. The only place that knows status codes.
 
+mod account;
+mod admin;
 mod auth;
 mod body;
 mod events;
@@ -11,6 +13,7 @@ mod problem;
 pub mod server;
 mod session;
 mod stream;
+mod user_agent;
 
 use std::sync::Arc;
 
@@ -93,6 +96,7 @@ pub fn router(
         .route("/api/v1/inbox/read-up-to", post(inbox::read_up_to))
         .route("/api/v1/inbox/{id}", get(inbox::show))
         .route("/api/v1/inbox/{id}/read", put(inbox::read).delete(inbox::unread))
+        .merge(management())
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .layer(DefaultBodyLimit::max(MAX_SMALL_BODY));
@@ -113,6 +117,24 @@ pub fn router(
             HeaderValue::from_static("no-store"),
         ))
         .with_state(app))
+}
+
+/// Accounts: one's own, and everybody's for admins.
+fn management() -> Router<App> {
+    Router::new()
+        .route("/api/v1/account", get(account::show))
+        .route("/api/v1/account/password", put(account::set_password))
+        .route("/api/v1/account/sessions", get(account::sessions).delete(account::end_other_sessions))
+        .route("/api/v1/account/sessions/{id}", delete(account::end_session))
+        .route("/api/v1/account/tokens", get(account::tokens).post(account::create_token))
+        .route("/api/v1/account/tokens/{id}", delete(account::revoke_token))
+        .route("/api/v1/users", get(admin::users).post(admin::create_user))
+        .route("/api/v1/users/{name}/password", put(admin::reset_password))
+        .route("/api/v1/users/{name}/sessions", get(admin::sessions_of))
+        .route("/api/v1/users/{name}/sessions/{id}", delete(admin::end_session))
+        .route("/api/v1/sessions", get(admin::sessions))
+        .route("/api/v1/tokens", get(admin::tokens))
+        .route("/api/v1/tokens/{id}", delete(admin::revoke_token))
 }
 
 /// A defect of ours. The panic itself is in the log.

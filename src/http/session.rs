@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::{Cookie, CookieJar};
 use serde::Deserialize;
@@ -15,7 +15,6 @@ use super::pages::Pages;
 use super::problem::Problem;
 use super::{App, Settings};
 use crate::accounts::{Accounts, REMEMBERED_LIFETIME, SESSION_LIFETIME, hash_secret};
-use crate::bus::message::{GLOBAL, Notice};
 use crate::event::Invalid;
 use crate::node::Node;
 
@@ -92,7 +91,8 @@ async fn begin(
     form: &SignIn,
 ) -> Result<CookieJar, Problem> {
     let lifetime = if form.remember { REMEMBERED_LIFETIME } else { SESSION_LIFETIME };
-    let (secret, _) = accounts.sign_in(&form.name, &form.password, lifetime).await?;
+    let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (secret, _) = accounts.sign_in(&form.name, &form.password, lifetime, user_agent).await?;
     let jar = end(accounts, node, jar).await?;
     let secure = is_secure(headers, settings.secure_cookies);
     Ok(jar.add(session_cookie(secret, form.remember.then_some(lifetime), secure)))
@@ -102,8 +102,7 @@ async fn begin(
 async fn end(accounts: &Accounts, node: &Node, jar: CookieJar) -> Result<CookieJar, Problem> {
     let Some(cookie) = jar.get(SESSION_COOKIE) else { return Ok(jar) };
     let ended = accounts.sign_out(&hash_secret(cookie.value())).await?;
-    node.hub.end(&[ended]);
-    node.tell(GLOBAL.to_owned(), Notice::Ended(vec![ended])).await;
+    node.end(&[ended]).await;
     Ok(jar.remove(Cookie::build(SESSION_COOKIE).path("/")))
 }
 

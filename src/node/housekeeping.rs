@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Node;
+use crate::accounts::SEEN_EVERY;
 use crate::bus::message::{Message, node_channel};
 use crate::event::{Cursor, Millis};
 use crate::publish::LIVE_KEY;
@@ -26,6 +27,7 @@ pub(super) fn spawn(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(limits.heartbeat_every, node.clone(), heartbeat));
     tasks.spawn(every(CARE_EVERY, node.clone(), care));
     tasks.spawn(every(limits.recheck_every, node.clone(), recheck));
+    tasks.spawn(every(SEEN_EVERY, node.clone(), note_use));
     tasks.spawn(every(limits.retire_every, node.clone(), retire));
     tasks.spawn(expirations(node.clone()));
 }
@@ -65,6 +67,21 @@ async fn recheck(node: Arc<Node>) {
             Ok(lapsed) if lapsed.is_empty() => {}
             Ok(lapsed) => node.hub.end(&lapsed),
             Err(error) => tracing::warn!(%error, "permissions of open streams could not be checked"),
+        }
+    }
+}
+
+/// Whoever has a page open uses their session, though they ask for nothing.
+async fn note_use(node: Arc<Node>) {
+    let session = |credential| if let Credential::Session(secret) = credential { Some(secret) } else { None };
+    let mut secrets: Vec<_> =
+        node.hub.listeners().iter().filter_map(|listener| session(listener.credential)).collect();
+    secrets.sort_unstable();
+    secrets.dedup();
+    for batch in secrets.chunks(RECHECK_BATCH) {
+        // Half the time: what this wrote the last time is as old as that, or a moment less.
+        if let Err(error) = node.store.touch_sessions(batch, SEEN_EVERY / 2).await {
+            tracing::debug!(%error, "the use of sessions was not noted");
         }
     }
 }

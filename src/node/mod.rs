@@ -21,7 +21,7 @@ use crate::bus::{Bus, BusLimits};
 use crate::event::Epoch;
 use crate::hub::{CareLimits, Closing, Hub, HubLimits, Interest};
 use crate::publish::{PublishLimits, Publisher};
-use crate::store::{LogState, Store, StoreError};
+use crate::store::{Credential, LogState, Store, StoreError};
 use crate::ttl::Ttl;
 use clock::Clock;
 pub use sequencer::SequencerLimits;
@@ -86,6 +86,9 @@ pub struct Health {
     /// Milliseconds since the node began, when its own heartbeat last came back; 0: never.
     heartbeat_at: AtomicU64,
 }
+
+/// How many ended sessions and tokens one notice names.
+const ENDED_AT_ONCE: usize = 500;
 
 /// One reason why a node is not ready.
 pub type Unready = &'static str;
@@ -213,6 +216,14 @@ impl Node {
         if let Err(error) = self.bus.publish(&[message]).await {
             metrics::counter!("carillon_notices_failed_total").increment(1);
             tracing::debug!(%error, "a notice failed");
+        }
+    }
+
+    /// Closes the streams that rest on what has just ended, on all nodes.
+    pub async fn end(&self, ended: &[Credential]) {
+        for some in ended.chunks(ENDED_AT_ONCE) {
+            self.hub.end(some);
+            self.tell(message::GLOBAL.to_owned(), Notice::Ended(some.to_vec())).await;
         }
     }
 

@@ -224,9 +224,14 @@ impl Store {
         forward!(self.user_by_name(name))
     }
 
-    /// Sets a password and ends the user's sessions; gives the hashes of those ended.
-    pub async fn set_password(&self, user: UserId, password_hash: &str) -> Result<Vec<SecretHash>> {
-        forward!(self.set_password(user, password_hash))
+    /// Sets a password and ends the user's sessions, save `keep`; gives the hashes of those ended.
+    pub async fn set_password(
+        &self,
+        user: UserId,
+        password_hash: &str,
+        keep: Option<&SecretHash>,
+    ) -> Result<Vec<SecretHash>> {
+        forward!(self.set_password(user, password_hash, keep))
     }
 
     /// Users by name, after `after` (empty: from the start), at most `limit`.
@@ -256,14 +261,24 @@ impl Store {
         forward!(self.tokens(user, limit))
     }
 
+    /// Tokens that are valid, of all or of one user, newest first, below the number `before`, at most `limit`.
+    pub async fn valid_tokens(
+        &self,
+        user: Option<UserId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Token>> {
+        forward!(self.valid_tokens(user, before, limit))
+    }
+
     /// The token with this secret, if it is neither revoked nor expired.
     pub async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
         forward!(self.token_by_secret(secret))
     }
 
-    /// Revokes a token; gives whether it was valid until now.
-    pub async fn revoke_token(&self, id: i64) -> Result<bool> {
-        forward!(self.revoke_token(id))
+    /// Revokes a token if it is `owner`'s (`None`: anybody's); gives its secret's hash if it was valid until now.
+    pub async fn revoke_token(&self, id: i64, owner: Option<UserId>) -> Result<Option<SecretHash>> {
+        forward!(self.revoke_token(id, owner))
     }
 
     /// Adds a session that ends `lifetime` from now.
@@ -272,8 +287,20 @@ impl Store {
         user: UserId,
         secret: &SecretHash,
         lifetime: Duration,
+        user_agent: &str,
     ) -> Result<Session> {
-        forward!(self.create_session(user, secret, lifetime))
+        forward!(self.create_session(user, secret, lifetime, user_agent))
+    }
+
+    /// Sessions that have not ended, of all or of one user, the last used first, at most `limit`.
+    pub async fn sessions(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Session>> {
+        forward!(self.sessions(user, limit))
+    }
+
+    /// Notes that these sessions are in use, save those noted less than `every` ago: so often is a session
+    /// written at most.
+    pub async fn touch_sessions(&self, secrets: &[SecretHash], every: Duration) -> Result<()> {
+        forward!(self.touch_sessions(secrets, every))
     }
 
     /// The session with this secret, if it has not ended.
@@ -284,6 +311,16 @@ impl Store {
     /// Ends a session; gives whether there was one.
     pub async fn end_session(&self, secret: &SecretHash) -> Result<bool> {
         forward!(self.end_session(secret))
+    }
+
+    /// Ends a session of `user`'s by what it is called; gives its secret's hash if there was one.
+    pub async fn end_session_called(&self, user: UserId, id: Uuid) -> Result<Option<SecretHash>> {
+        forward!(self.end_session_called(user, id))
+    }
+
+    /// Ends all of `user`'s sessions but one; gives the hashes of those ended.
+    pub async fn end_other_sessions(&self, user: UserId, keep: &SecretHash) -> Result<Vec<SecretHash>> {
+        forward!(self.end_other_sessions(user, keep))
     }
 
     /// Those of `credentials` that no longer permit anything.

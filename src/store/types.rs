@@ -216,10 +216,20 @@ pub struct Token {
 /// A signed-in browser.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
+    /// What it is called where it is shown; unlike the secret, it permits nothing.
+    pub id: Uuid,
     /// Whose it is.
     pub user: User,
+    /// When somebody signed in.
+    pub created_at: Millis,
+    /// When it was last used, to within some minutes.
+    pub seen_at: Millis,
     /// When it ends by itself.
     pub expires_at: Millis,
+    /// What the browser called itself when it signed in.
+    pub user_agent: String,
+    /// When this was read, by the database's clock.
+    pub read_at: Millis,
 }
 
 /// What a connection's permission rests on.

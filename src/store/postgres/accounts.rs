@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::{Failure, PostgresStore, code, millis};
 use crate::event::UserId;
@@ -35,7 +36,7 @@ const USERS: &str =
     concat!("select ", user_columns!(), " from users u where u.name > $1 order by u.name limit $2");
 const SET_PASSWORD: &str = "
     with changed as (update users set password_hash = $2 where id = $1)
-    delete from sessions where user_id = $1 returning secret";
+    delete from sessions where user_id = $1 and ($3 is null or secret <> $3) returning secret";
 const CREATE_TOKEN: &str = concat!(
     "with clock as materialized (select carillon_now() as now),
      t as (
@@ -60,26 +61,56 @@ const TOKEN_BY_SECRET: &str = concat!(
       where t.secret = $1 and t.revoked_at is null
           and (t.expires_at is null or t.expires_at > (select carillon_now()))"
 );
+const VALID_TOKENS: &str = concat!(
+    "select ",
+    token_columns!(),
+    " from tokens t join users u on u.id = t.user_id
+      where ($1 is null or t.user_id = $1) and ($2 is null or t.id < $2) and t.revoked_at is null
+          and (t.expires_at is null or t.expires_at > (select carillon_now()))
+      order by t.id desc limit $3"
+);
 const REVOKE_TOKEN: &str = "
     update tokens set revoked_at = carillon_now()
-    where id = $1 and revoked_at is null and (expires_at is null or expires_at > (select carillon_now()))";
+    where id = $1 and ($2 is null or user_id = $2)
+        and revoked_at is null and (expires_at is null or expires_at > (select carillon_now()))
+    returning secret";
+macro_rules! session_columns {
+    () => {
+        concat!(
+            "s.id as session_id, s.created_at, coalesce(s.seen_at, s.created_at) as seen_at, s.expires_at,
+             s.user_agent, clock.now as read_at, ",
+            user_columns!()
+        )
+    };
+}
 const CREATE_SESSION: &str = concat!(
     "with clock as materialized (select carillon_now() as now),
      s as (
-         insert into sessions (secret, user_id, created_at, expires_at)
-         select $1, $2, now, now + $3 from clock
-         returning user_id, expires_at
+         insert into sessions (secret, user_id, created_at, expires_at, user_agent, id)
+         select $1, $2, now, now + $3, $4, $5 from clock
+         returning *
      )
-     select s.expires_at, ",
-    user_columns!(),
-    " from s join users u on u.id = s.user_id"
+     select ",
+    session_columns!(),
+    " from clock, s join users u on u.id = s.user_id"
 );
 const SESSION_BY_SECRET: &str = concat!(
-    "select s.expires_at, ",
-    user_columns!(),
-    " from sessions s join users u on u.id = s.user_id
-      where s.secret = $1 and s.expires_at > (select carillon_now())"
+    "with clock as materialized (select carillon_now() as now) select ",
+    session_columns!(),
+    " from clock, sessions s join users u on u.id = s.user_id
+      where s.secret = $1 and s.expires_at > clock.now"
 );
+const SESSIONS: &str = concat!(
+    "with clock as materialized (select carillon_now() as now) select ",
+    session_columns!(),
+    " from clock, sessions s join users u on u.id = s.user_id
+      where ($1 is null or s.user_id = $1) and s.expires_at > clock.now
+      order by coalesce(s.seen_at, s.created_at) desc, s.id limit $2"
+);
+const TOUCH_SESSIONS: &str = "
+    with clock as materialized (select carillon_now() as now)
+    update sessions set seen_at = clock.now from clock
+    where secret = any($1) and coalesce(seen_at, created_at) <= clock.now - $2";
 const LAPSED_SESSIONS: &str = "
     select given.secret from unnest($1) as given(secret)
     where not exists (
@@ -120,8 +151,10 @@ impl PostgresStore {
         &self,
         user: UserId,
         password_hash: &str,
+        keep: Option<&SecretHash>,
     ) -> Result<Vec<SecretHash>> {
-        let query = sqlx::query_scalar(SET_PASSWORD).bind(user).bind(password_hash);
+        let keep = keep.map(SecretHash::as_slice);
+        let query = sqlx::query_scalar(SET_PASSWORD).bind(user).bind(password_hash).bind(keep);
         Ok(self.within(async |c| query.fetch_all(c).await).await?)
     }
 
@@ -164,15 +197,30 @@ impl PostgresStore {
         Ok(rows.iter().map(token).collect::<sqlx::Result<_>>().map_err(Failure::Sql)?)
     }
 
+    pub(in crate::store) async fn valid_tokens(
+        &self,
+        user: Option<UserId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Token>> {
+        let query = sqlx::query(VALID_TOKENS).bind(user).bind(before).bind(i64::from(limit));
+        let rows = self.within(async |c| query.fetch_all(c).await).await?;
+        Ok(rows.iter().map(token).collect::<sqlx::Result<_>>().map_err(Failure::Sql)?)
+    }
+
     pub(in crate::store) async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
         let query = sqlx::query(TOKEN_BY_SECRET).bind(secret.as_slice());
         let row = self.within(async |c| query.fetch_optional(c).await).await?;
         Ok(row.as_ref().map(token).transpose().map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn revoke_token(&self, id: i64) -> Result<bool> {
-        let query = sqlx::query(REVOKE_TOKEN).bind(id);
-        Ok(self.within(async |c| query.execute(c).await).await?.rows_affected() > 0)
+    pub(in crate::store) async fn revoke_token(
+        &self,
+        id: i64,
+        owner: Option<UserId>,
+    ) -> Result<Option<SecretHash>> {
+        let query = sqlx::query_scalar(REVOKE_TOKEN).bind(id).bind(owner);
+        Ok(self.within(async |c| query.fetch_optional(c).await).await?)
     }
 
     pub(in crate::store) async fn create_session(
@@ -180,8 +228,14 @@ impl PostgresStore {
         user: UserId,
         secret: &SecretHash,
         lifetime: Duration,
+        user_agent: &str,
     ) -> Result<Session> {
-        let query = sqlx::query(CREATE_SESSION).bind(secret.as_slice()).bind(user).bind(millis(lifetime));
+        let query = sqlx::query(CREATE_SESSION)
+            .bind(secret.as_slice())
+            .bind(user)
+            .bind(millis(lifetime))
+            .bind(user_agent)
+            .bind(Uuid::from_bytes(rand::random()));
         let row = self.within(async |c| query.fetch_one(c).await).await?;
         Ok(session(&row).map_err(Failure::Sql)?)
     }
@@ -192,9 +246,45 @@ impl PostgresStore {
         Ok(row.as_ref().map(session).transpose().map_err(Failure::Sql)?)
     }
 
+    pub(in crate::store) async fn sessions(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Session>> {
+        let query = sqlx::query(SESSIONS).bind(user).bind(i64::from(limit));
+        let rows = self.within(async |c| query.fetch_all(c).await).await?;
+        Ok(rows.iter().map(session).collect::<sqlx::Result<_>>().map_err(Failure::Sql)?)
+    }
+
+    pub(in crate::store) async fn touch_sessions(
+        &self,
+        secrets: &[SecretHash],
+        every: Duration,
+    ) -> Result<()> {
+        let query = sqlx::query(TOUCH_SESSIONS).bind(secrets).bind(millis(every));
+        self.within(async |c| query.execute(c).await).await?;
+        Ok(())
+    }
+
     pub(in crate::store) async fn end_session(&self, secret: &SecretHash) -> Result<bool> {
         let query = sqlx::query("delete from sessions where secret = $1").bind(secret.as_slice());
         Ok(self.within(async |c| query.execute(c).await).await?.rows_affected() > 0)
+    }
+
+    pub(in crate::store) async fn end_session_called(
+        &self,
+        user: UserId,
+        id: Uuid,
+    ) -> Result<Option<SecretHash>> {
+        let end = "delete from sessions where user_id = $1 and id = $2 returning secret";
+        let query = sqlx::query_scalar(end).bind(user).bind(id);
+        Ok(self.within(async |c| query.fetch_optional(c).await).await?)
+    }
+
+    pub(in crate::store) async fn end_other_sessions(
+        &self,
+        user: UserId,
+        keep: &SecretHash,
+    ) -> Result<Vec<SecretHash>> {
+        let end = "delete from sessions where user_id = $1 and secret <> $2 returning secret";
+        let query = sqlx::query_scalar(end).bind(user).bind(keep.as_slice());
+        Ok(self.within(async |c| query.fetch_all(c).await).await?)
     }
 
     pub(in crate::store) async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
@@ -248,5 +338,13 @@ fn token(row: &PgRow) -> sqlx::Result<Token> {
 }
 
 fn session(row: &PgRow) -> sqlx::Result<Session> {
-    Ok(Session { user: user(row)?, expires_at: row.try_get("expires_at")? })
+    Ok(Session {
+        id: row.try_get("session_id")?,
+        user: user(row)?,
+        created_at: row.try_get("created_at")?,
+        seen_at: row.try_get("seen_at")?,
+        expires_at: row.try_get("expires_at")?,
+        user_agent: row.try_get("user_agent")?,
+        read_at: row.try_get("read_at")?,
+    })
 }

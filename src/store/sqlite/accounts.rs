@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
 use super::{SqliteStore, failed, list, now};
 use crate::event::{Millis, UserId};
@@ -49,20 +50,48 @@ const CREATE_TOKEN: &str = concat!(
 const TOKEN_BY_ID: &str = concat!(tokens!(), "where t.id = ?1");
 const TOKENS: &str = concat!(tokens!(), "where ?1 is null or t.user_id = ?1 order by t.id desc limit ?2");
 const TOKEN_BY_SECRET: &str = concat!(tokens!(), "where t.secret = ?1 and ", is_valid!());
-const REVOKE_TOKEN: &str =
-    concat!("update tokens set revoked_at = ", now!(), " where id = ?1 and ", is_valid!());
+const VALID_TOKENS: &str = concat!(
+    tokens!(),
+    "where (?1 is null or t.user_id = ?1) and (?2 is null or t.id < ?2) and ",
+    is_valid!(),
+    " order by t.id desc limit ?3"
+);
+const REVOKE_TOKEN: &str = concat!(
+    "update tokens set revoked_at = ",
+    now!(),
+    " where id = ?1 and (?2 is null or user_id = ?2) and ",
+    is_valid!(),
+    " returning secret"
+);
 const CREATE_SESSION: &str = concat!(
-    "insert into sessions (secret, user_id, created_at, expires_at) values (?1, ?2, ",
+    "insert into sessions (secret, user_id, created_at, expires_at, user_agent, id) values (?1, ?2, ",
     now!(),
     ", ",
     now!(),
-    " + ?3)"
+    " + ?3, ?4, ?5)"
 );
-const SESSION_BY_SECRET: &str = concat!(
-    "select s.expires_at, ",
-    user_columns!(),
-    " from sessions s join users u on u.id = s.user_id where s.secret = ?1 and s.expires_at > ",
-    now!()
+macro_rules! sessions {
+    () => {
+        concat!(
+            "select s.id as session_id, s.created_at, coalesce(s.seen_at, s.created_at) as seen_at,
+                s.expires_at, s.user_agent, ",
+            now!(),
+            " as read_at, ",
+            user_columns!(),
+            " from sessions s join users u on u.id = s.user_id where s.expires_at > ",
+            now!()
+        )
+    };
+}
+const SESSION_BY_SECRET: &str = concat!(sessions!(), " and s.secret = ?1");
+const SESSIONS: &str =
+    concat!(sessions!(), " and (?1 is null or s.user_id = ?1) order by seen_at desc, s.id limit ?2");
+const TOUCH_SESSION: &str = concat!(
+    "update sessions set seen_at = ",
+    now!(),
+    " where secret = ?1 and coalesce(seen_at, created_at) <= ",
+    now!(),
+    " - ?2"
 );
 const TOKEN_IS_VALID: &str = concat!("select count(*) from tokens where id = ?1 and ", is_valid!());
 
@@ -91,6 +120,7 @@ impl SqliteStore {
         &self,
         user: UserId,
         password_hash: &str,
+        keep: Option<&SecretHash>,
     ) -> Result<Vec<SecretHash>> {
         let mut work = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         sqlx::query("update users set password_hash = ?2 where id = ?1")
@@ -99,14 +129,16 @@ impl SqliteStore {
             .execute(&mut *work)
             .await
             .map_err(failed)?;
-        let ended: Vec<Vec<u8>> =
-            sqlx::query_scalar("delete from sessions where user_id = ?1 returning secret")
-                .bind(user)
-                .fetch_all(&mut *work)
-                .await
-                .map_err(failed)?;
+        let ended: Vec<Vec<u8>> = sqlx::query_scalar(
+            "delete from sessions where user_id = ?1 and (?2 is null or secret <> ?2) returning secret",
+        )
+        .bind(user)
+        .bind(keep.map(SecretHash::as_slice))
+        .fetch_all(&mut *work)
+        .await
+        .map_err(failed)?;
         work.commit().await.map_err(failed)?;
-        Ok(ended.into_iter().filter_map(|secret| secret.try_into().ok()).collect())
+        Ok(hashes(ended))
     }
 
     pub(in crate::store) async fn users(&self, after: &str, limit: u32) -> Result<Vec<User>> {
@@ -148,14 +180,29 @@ impl SqliteStore {
         query.fetch_all(&self.readers).await.map_err(failed)?.iter().map(token).collect()
     }
 
+    pub(in crate::store) async fn valid_tokens(
+        &self,
+        user: Option<UserId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Token>> {
+        let query = sqlx::query(VALID_TOKENS).bind(user).bind(before).bind(i64::from(limit));
+        query.fetch_all(&self.readers).await.map_err(failed)?.iter().map(token).collect()
+    }
+
     pub(in crate::store) async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
         let query = sqlx::query(TOKEN_BY_SECRET).bind(secret.as_slice());
         query.fetch_optional(&self.readers).await.map_err(failed)?.as_ref().map(token).transpose()
     }
 
-    pub(in crate::store) async fn revoke_token(&self, id: i64) -> Result<bool> {
-        let done = sqlx::query(REVOKE_TOKEN).bind(id).execute(&self.writer).await.map_err(failed)?;
-        Ok(done.rows_affected() > 0)
+    pub(in crate::store) async fn revoke_token(
+        &self,
+        id: i64,
+        owner: Option<UserId>,
+    ) -> Result<Option<SecretHash>> {
+        let query = sqlx::query_scalar::<_, Vec<u8>>(REVOKE_TOKEN).bind(id).bind(owner);
+        let revoked = query.fetch_all(&self.writer).await.map_err(failed)?;
+        Ok(hashes(revoked).pop())
     }
 
     pub(in crate::store) async fn create_session(
@@ -163,8 +210,14 @@ impl SqliteStore {
         user: UserId,
         secret: &SecretHash,
         lifetime: Duration,
+        user_agent: &str,
     ) -> Result<Session> {
-        let query = sqlx::query(CREATE_SESSION).bind(secret.as_slice()).bind(user).bind(millis(lifetime));
+        let query = sqlx::query(CREATE_SESSION)
+            .bind(secret.as_slice())
+            .bind(user)
+            .bind(millis(lifetime))
+            .bind(user_agent)
+            .bind(Uuid::from_bytes(rand::random()));
         query.execute(&self.writer).await.map_err(failed)?;
         let row = sqlx::query(SESSION_BY_SECRET).bind(secret.as_slice());
         session(&row.fetch_one(&self.readers).await.map_err(failed)?)
@@ -175,9 +228,47 @@ impl SqliteStore {
         query.fetch_optional(&self.readers).await.map_err(failed)?.as_ref().map(session).transpose()
     }
 
+    pub(in crate::store) async fn sessions(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Session>> {
+        let query = sqlx::query(SESSIONS).bind(user).bind(i64::from(limit));
+        query.fetch_all(&self.readers).await.map_err(failed)?.iter().map(session).collect()
+    }
+
+    pub(in crate::store) async fn touch_sessions(
+        &self,
+        secrets: &[SecretHash],
+        every: Duration,
+    ) -> Result<()> {
+        let mut work = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        for secret in secrets {
+            let query = sqlx::query(TOUCH_SESSION).bind(secret.as_slice()).bind(millis(every));
+            query.execute(&mut *work).await.map_err(failed)?;
+        }
+        work.commit().await.map_err(failed)
+    }
+
     pub(in crate::store) async fn end_session(&self, secret: &SecretHash) -> Result<bool> {
         let query = sqlx::query("delete from sessions where secret = ?1").bind(secret.as_slice());
         Ok(query.execute(&self.writer).await.map_err(failed)?.rows_affected() > 0)
+    }
+
+    pub(in crate::store) async fn end_session_called(
+        &self,
+        user: UserId,
+        id: Uuid,
+    ) -> Result<Option<SecretHash>> {
+        let end = "delete from sessions where user_id = ?1 and id = ?2 returning secret";
+        let query = sqlx::query_scalar::<_, Vec<u8>>(end).bind(user).bind(id);
+        Ok(hashes(query.fetch_all(&self.writer).await.map_err(failed)?).pop())
+    }
+
+    pub(in crate::store) async fn end_other_sessions(
+        &self,
+        user: UserId,
+        keep: &SecretHash,
+    ) -> Result<Vec<SecretHash>> {
+        let end = "delete from sessions where user_id = ?1 and secret <> ?2 returning secret";
+        let query = sqlx::query_scalar::<_, Vec<u8>>(end).bind(user).bind(keep.as_slice());
+        Ok(hashes(query.fetch_all(&self.writer).await.map_err(failed)?))
     }
 
     pub(in crate::store) async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
@@ -196,6 +287,10 @@ impl SqliteStore {
         }
         Ok(lapsed)
     }
+}
+
+fn hashes(secrets: Vec<Vec<u8>>) -> Vec<SecretHash> {
+    secrets.into_iter().filter_map(|secret| secret.try_into().ok()).collect()
 }
 
 fn millis(duration: Duration) -> Millis {
@@ -236,5 +331,17 @@ fn token(row: &SqliteRow) -> Result<Token> {
 }
 
 fn session(row: &SqliteRow) -> Result<Session> {
-    Ok(Session { user: user(row)?, expires_at: row.try_get("expires_at").map_err(failed)? })
+    let user = user(row)?;
+    let read = || {
+        Ok(Session {
+            id: row.try_get("session_id")?,
+            user,
+            created_at: row.try_get("created_at")?,
+            seen_at: row.try_get("seen_at")?,
+            expires_at: row.try_get("expires_at")?,
+            user_agent: row.try_get("user_agent")?,
+            read_at: row.try_get("read_at")?,
+        })
+    };
+    read().map_err(failed)
 }
