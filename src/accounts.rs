@@ -76,9 +76,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether this permits publishing.
+    /// Whether this permits publishing to users and to everyone. Of topics, the rules decide.
     pub fn may_publish(&self) -> bool {
-        self.user.role >= Role::Publisher && self.has(Scope::Publish)
+        self.user.role >= Role::Publisher && self.may_send()
+    }
+
+    /// Whether this permits publishing to whomever the user may publish to.
+    pub fn may_send(&self) -> bool {
+        self.has(Scope::Publish)
     }
 
     /// Whether this permits streams and the inbox.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::node::NodeLimits;
 use crate::store::{Store, StoreError, StoreLimits};
+use crate::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 
 /// Where the durable truth is.
 #[derive(Debug, Clone, Args)]
@@ -56,6 +57,15 @@ pub struct ServeArgs {
     /// Mark cookies Secure always; otherwise when X-Forwarded-Proto says https
     #[arg(long, env = "CARILLON_SECURE_COOKIES")]
     pub secure_cookies: bool,
+    /// Who may read and write a topic: 'PATTERN read=ROLE write=ROLE', repeatable; the first that matches decides
+    #[arg(
+        long = "topic-rule",
+        env = "CARILLON_TOPIC_RULES",
+        value_name = "RULE",
+        value_delimiter = SEPARATOR,
+        default_value = DEFAULT_RULES
+    )]
+    pub topic_rules: Vec<TopicRule>,
     /// The most bytes of an event's data
     #[arg(long, env = "CARILLON_MAX_DATA_BYTES", default_value_t = 65_536)]
     pub max_data_bytes: usize,
@@ -92,6 +102,14 @@ impl ServeArgs {
     /// The URL of the keys that expire.
     pub fn ttl_url(&self) -> &str {
         self.ttl_url.as_deref().unwrap_or(&self.bus_url)
+    }
+
+    /// Who may read and write which topics.
+    pub fn topic_rules(&self) -> Result<TopicRules, String> {
+        match self.topic_rules.len() {
+            0..=MAX_RULES => Ok(TopicRules::new(self.topic_rules.clone())),
+            more => Err(format!("--topic-rule: {more} rules are too many: at most {MAX_RULES}")),
+        }
     }
 
     /// A node's bounds, with what was set.

@@ -13,4 +13,5 @@ pub mod publish;
 pub mod redis_server;
 pub mod sse_parser;
 pub mod store;
+pub mod topic_rules;
 pub mod ttl;

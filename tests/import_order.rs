@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layout in reading order; each may use itself and what stands before it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "failpoint",
     "event",
     "sse_parser",
@@ -15,6 +15,7 @@ const ORDER: [&str; 14] = [
     "hub",
     "publish",
     "accounts",
+    "topic_rules",
     "node",
     "config",
     "http",

@@ -54,6 +54,7 @@ async fn serve(
     ending: Ending,
 ) -> anyhow::Result<()> {
     let wrong = |error: &dyn std::fmt::Display| Misconfigured(error.to_string());
+    let rules = args.topic_rules().map_err(Misconfigured)?;
     let store = open_store(&args.store, args.migrate).await?;
     let option = if args.ttl_url.is_some() { "--ttl-url" } else { "--bus-url" };
     let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default())
@@ -70,7 +71,7 @@ async fn serve(
         secure_cookies: args.secure_cookies,
     };
     let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
-    let router = router(Arc::clone(&node), store, accounts, settings)?;
+    let router = router(Arc::clone(&node), store, accounts, rules, settings)?;
     tracing::info!(%address, "listening");
     let connections = ConnectionLimits {
         max: args.max_connections,

@@ -26,7 +26,7 @@ pub struct Caller(pub Identity);
 #[derive(Debug)]
 pub struct ListenerCaller(pub Identity);
 
-/// A [`Caller`] who may publish.
+/// A [`Caller`] who may publish. Whom to is asked of each event.
 #[derive(Debug)]
 pub struct PublisherCaller(pub Identity);
 
@@ -90,10 +90,10 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Caller(identity) = Caller::from_request_parts(parts, state).await?;
-        if identity.may_publish() {
+        if identity.may_send() {
             Ok(Self(identity))
         } else {
-            Err(Problem::forbidden("publishing needs the role publisher, and a token with the scope publish"))
+            Err(Problem::forbidden("this token may not publish"))
         }
     }
 }

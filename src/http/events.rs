@@ -16,10 +16,11 @@ use super::body::{EventId, JsonBody};
 use super::problem::Problem;
 use crate::accounts::Identity;
 use crate::bus::message::{GLOBAL, Notice};
-use crate::event::{Draft, Invalid, Position};
+use crate::event::{Draft, Invalid, Position, Recipients, Topic};
 use crate::node::Node;
 use crate::publish::PublishError;
 use crate::store::{Role, Store};
+use crate::topic_rules::TopicRules;
 
 #[derive(Serialize)]
 struct Receipt {
@@ -31,11 +32,13 @@ struct Receipt {
 pub async fn publish(
     PublisherCaller(identity): PublisherCaller,
     State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
     State(settings): State<Settings>,
     headers: HeaderMap,
     JsonBody(json): JsonBody<Box<RawValue>>,
 ) -> Result<impl IntoResponse, Problem> {
     let draft = Draft::read(&json, "", settings.max_data_bytes)?;
+    check_permitted(&identity, &rules, &draft, "")?;
     let receipts = publish_all(&identity, &node, &headers, vec![draft]).await?;
     Ok((StatusCode::CREATED, Json(receipts.into_iter().next())))
 }
@@ -44,6 +47,7 @@ pub async fn publish(
 pub async fn publish_batch(
     PublisherCaller(identity): PublisherCaller,
     State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
     State(settings): State<Settings>,
     headers: HeaderMap,
     JsonBody(json): JsonBody<Box<RawValue>>,
@@ -60,11 +64,32 @@ pub async fn publish_batch(
         return Err(Invalid::new("events", format!("must hold 1 to {} events", settings.max_batch)).into());
     }
     let read = |(index, event): (usize, &&RawValue)| {
-        Draft::read(event, &format!("events[{index}]."), settings.max_data_bytes)
+        let at = format!("events[{index}].");
+        let draft = Draft::read(event, &at, settings.max_data_bytes)?;
+        check_permitted(&identity, &rules, &draft, &at)?;
+        Ok(draft)
     };
-    let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, Problem>>()?;
     let receipts = publish_all(&identity, &node, &headers, drafts).await.map_err(in_batch)?;
     Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": receipts }))))
+}
+
+/// That the caller may publish to whom `draft` is for. `at` goes before the field's name, as in [`Draft::read`].
+fn check_permitted(caller: &Identity, rules: &TopicRules, draft: &Draft, at: &str) -> Result<(), Problem> {
+    let (may, field, whom) = match &draft.to {
+        Recipients::Topic(name) => {
+            let topic: Topic = name.parse()?;
+            (rules.may_write(&caller.user, &topic), "to.topic", format!("you may not publish to {topic}"))
+        }
+        Recipients::Everyone | Recipients::User(_) | Recipients::Users(_) => {
+            (caller.may_publish(), "to", "publishing to users needs the role publisher".to_owned())
+        }
+    };
+    if may {
+        return Ok(());
+    }
+    let field = format!("{at}{field}");
+    Err(Problem::forbidden(&format!("{field}: {whom}")).about(field))
 }
 
 async fn publish_all(

@@ -14,11 +14,13 @@ use super::auth::ListenerCaller;
 use super::body::{EventId, JsonBody};
 use super::params::Params;
 use super::problem::Problem;
+use crate::accounts::Identity;
 use crate::bus::message::{Notice, user_channel};
 use crate::event::frame::{Shown, rfc3339};
-use crate::event::{Cursor, Invalid, Position, Priority, UserId};
+use crate::event::{Audience, Cursor, Invalid, Position, Priority, UserId};
 use crate::node::Node;
 use crate::store::{InboxEntry, InboxOrder, InboxQuery, Store};
+use crate::topic_rules::TopicRules;
 
 /// How many entries a page has when nothing is said.
 pub const DEFAULT_PAGE: u32 = 50;
@@ -60,8 +62,13 @@ pub struct InboxPage {
 }
 
 /// Reads a page as the parameters ask. The cursor is taken first: what comes in between is in both.
-pub async fn page(store: &Store, user: UserId, params: &Params) -> Result<InboxPage, Problem> {
-    let reader = params.reader(user)?;
+pub async fn page(
+    store: &Store,
+    rules: &TopicRules,
+    caller: &Identity,
+    params: &Params,
+) -> Result<InboxPage, Problem> {
+    let reader = params.reader(caller, rules)?;
     let limit = params.parsed("limit", "must be a whole number")?.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Invalid::new("limit", format!("must be 1 to {MAX_PAGE}")).into());
@@ -101,9 +108,10 @@ fn read_key(text: &str) -> Result<(Priority, Position), Problem> {
 pub async fn list(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
+    State(rules): State<TopicRules>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let page = page(&store, identity.user.id, &params).await?;
+    let page = page(&store, &rules, &identity, &params).await?;
     let entries = page.entries.iter().map(ShownEntry::from).collect();
     Ok(Json(ShownPage { entries, next: page.next.as_deref(), cursor: &page.cursor }).into_response())
 }
@@ -112,9 +120,10 @@ pub async fn list(
 pub async fn show(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
+    State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<Response, Problem> {
-    let entry = find(&store, identity.user.id, id).await?;
+    let entry = find(&store, &rules, &identity, id).await?;
     Ok(Json(ShownEntry::from(&entry)).into_response())
 }
 
@@ -122,9 +131,10 @@ pub async fn show(
 pub async fn counts(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
+    State(rules): State<TopicRules>,
     params: Params,
 ) -> Result<Json<Value>, Problem> {
-    let reader = params.reader(identity.user.id)?;
+    let reader = params.reader(&identity, &rules)?;
     let counts = store.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
     let unread: i64 = counts.iter().map(|(_, count)| count).sum();
     let by_type: serde_json::Map<String, Value> = counts
@@ -139,9 +149,11 @@ pub async fn read(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    mark(&store, &node, identity.user.id, id, true).await
+    let position = find(&store, &rules, &identity, id).await?.event.position;
+    mark(&store, &node, identity.user.id, position, true).await
 }
 
 /// `DELETE /api/v1/inbox/{id}/read`
@@ -149,21 +161,33 @@ pub async fn unread(
     ListenerCaller(identity): ListenerCaller,
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    mark(&store, &node, identity.user.id, id, false).await
+    let position = find(&store, &rules, &identity, id).await?.event.position;
+    mark(&store, &node, identity.user.id, position, false).await
 }
 
-async fn mark(store: &Store, node: &Node, user: UserId, id: Uuid, read: bool) -> Result<StatusCode, Problem> {
-    let position = find(store, user, id).await?.event.position;
+async fn mark(
+    store: &Store,
+    node: &Node,
+    user: UserId,
+    position: Position,
+    read: bool,
+) -> Result<StatusCode, Problem> {
     if store.mark(user, position, read).await? {
         node.tell(user_channel(user), Notice::Read { user, position, read }).await;
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(store: &Store, user: UserId, id: Uuid) -> Result<InboxEntry, Problem> {
-    store.inbox_event(user, id).await?.ok_or_else(Problem::not_found)
+/// An event that is the caller's. What is on a topic that they may not read is not there for them.
+async fn find(store: &Store, rules: &TopicRules, caller: &Identity, id: Uuid) -> Result<InboxEntry, Problem> {
+    let may_read = |entry: &InboxEntry| match &entry.event.audience {
+        Audience::Topic(topic) => rules.may_read(&caller.user, topic),
+        Audience::Everyone | Audience::Users(_) => true,
+    };
+    store.inbox_event(caller.user.id, id).await?.filter(may_read).ok_or_else(Problem::not_found)
 }
 
 /// The body of [`read_up_to`].

@@ -30,6 +30,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::accounts::Accounts;
 use crate::node::Node;
 use crate::store::Store;
+use crate::topic_rules::TopicRules;
 use pages::Pages;
 use problem::Problem;
 
@@ -60,6 +61,7 @@ pub struct App {
     node: Arc<Node>,
     store: Store,
     accounts: Accounts,
+    rules: TopicRules,
     pages: Pages,
     settings: Settings,
 }
@@ -69,9 +71,10 @@ pub fn router(
     node: Arc<Node>,
     store: Store,
     accounts: Accounts,
+    rules: TopicRules,
     settings: Settings,
 ) -> Result<Router, minijinja::Error> {
-    let app = App { node, store, accounts, pages: Pages::load()?, settings };
+    let app = App { node, store, accounts, rules, pages: Pages::load()?, settings };
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))

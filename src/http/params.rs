@@ -7,8 +7,10 @@ use axum::http::request::Parts;
 use url::form_urlencoded;
 
 use super::problem::Problem;
+use crate::accounts::Identity;
 use crate::event::{Invalid, Topic};
 use crate::store::{Filter, Reader};
+use crate::topic_rules::TopicRules;
 
 /// The most values of one repeatable parameter.
 const MAX_REPEATS: usize = 32;
@@ -56,12 +58,15 @@ impl Params {
         Ok(Filter { types: self.list("type")?, min_priority: self.parsed("min_priority", must)? })
     }
 
-    /// The user, with the topics asked for.
-    pub fn reader(&self, user: i64) -> Result<Reader, Problem> {
+    /// The caller, with the topics asked for, which they may read.
+    pub fn reader(&self, caller: &Identity, rules: &TopicRules) -> Result<Reader, Problem> {
         let mut topics: Vec<Topic> = self.list("topic")?;
+        if let Some(topic) = topics.iter().find(|topic| !rules.may_read(&caller.user, topic)) {
+            return Err(Problem::forbidden(&format!("topic: you may not read {topic}")).about("topic"));
+        }
         topics.sort_unstable();
         topics.dedup();
-        Ok(Reader { user, topics })
+        Ok(Reader { user: caller.user.id, topics })
     }
 
     fn all<'a>(&'a self, name: &str) -> Vec<&'a str> {

@@ -67,7 +67,8 @@ impl Problem {
         pause.map(|pause| (header::RETRY_AFTER, pause)).into_iter().collect()
     }
 
-    fn about(mut self, field: impl Into<String>) -> Self {
+    /// The same, about the field at fault.
+    pub fn about(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
         self
     }

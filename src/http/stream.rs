@@ -42,7 +42,7 @@ pub async fn open(
     };
     let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
     let subscription = Subscription {
-        reader: params.reader(identity.user.id)?,
+        reader: params.reader(&identity, &app.rules)?,
         filter: params.filter()?,
         credential: identity.credential,
         connection: connection.0,

@@ -11,6 +11,7 @@ mod setup;
 mod stream;
 #[path = "../support/mod.rs"]
 mod support;
+mod topics;
 
 macro_rules! suite {
     ($($group:ident::$behaviour:ident),* $(,)?) => {
@@ -41,6 +42,8 @@ suite!(
     stream::the_urgent_overtake_in_a_backlog,
     stream::what_cannot_be_served_for_the_moment_is_no_refusal,
     stream::asked_to_a_stream_says_aloud_that_it_lives,
+    topics::only_those_permitted_read_a_topic,
+    topics::only_those_permitted_publish_to_a_topic,
     inbox::pages_are_complete_and_do_not_overlap,
     inbox::data_is_shown_as_it_was_sent,
     inbox::filters_choose_what_is_listed,

@@ -140,13 +140,13 @@ pub async fn only_publishers_publish(setup: Setup) {
     send(publish("")).await.expect_problem(401, "");
     let basic = setup.post(ONE).header("authorization", "Basic cHVibGlzaGVy").body("{}");
     send(basic).await.expect_problem(401, "");
-    send(publish(&setup.alice)).await.expect_problem(403, "");
+    send(publish(&setup.alice)).await.expect_problem(403, "to");
     let listen_only = setup.people.token("publisher", &[Scope::Listen], None).await;
     send(publish(&listen_only)).await.expect_problem(403, "");
     let cookie = setup.sign_in("alice").await;
     send(setup.post(ONE).header("cookie", cookie).body(event("no").to_string()))
         .await
-        .expect_problem(403, "");
+        .expect_problem(403, "to");
     assert!(setup.inbox(&setup.alice, "").await.is_empty(), "nothing of it was written");
     let cookie = setup.sign_in("publisher").await;
     send(setup.post(ONE).header("cookie", cookie).body(event("yes").to_string())).await.expect(201);

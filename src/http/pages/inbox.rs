@@ -11,17 +11,19 @@ use super::{Pages, Visitor};
 use crate::event::Audience;
 use crate::event::frame::rfc3339;
 use crate::store::{InboxEntry, Reader, Store};
+use crate::topic_rules::TopicRules;
 
 /// `GET /`: the inbox.
 pub async fn show(
     Visitor(identity): Visitor,
     State(pages): State<Pages>,
     State(store): State<Store>,
+    State(rules): State<TopicRules>,
     params: Params,
 ) -> Response {
     let reader = Reader { user: identity.user.id, topics: Vec::new() };
     let read = async {
-        let page = page(&store, identity.user.id, &params).await?;
+        let page = page(&store, &rules, &identity, &params).await?;
         let counts = store.unread_counts(&reader, 1_000).await?;
         Ok::<_, Problem>((page, counts.iter().map(|(_, count)| count).sum::<i64>()))
     };
