@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -127,6 +128,7 @@ pub struct Publisher {
     store: Store,
     requests: mpsc::Sender<Request>,
     room: Room,
+    published: Arc<AtomicU64>,
 }
 
 impl Publisher {
@@ -145,10 +147,16 @@ impl Publisher {
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let announcements =
             Announcements { queue: announcements, room: Room::new(limits.announcement_bytes) };
-        let log = Log { store: store.clone(), hub, epoch: epoch.clone() };
+        let published = Arc::new(AtomicU64::new(0));
+        let log = Log { store: store.clone(), hub, epoch: epoch.clone(), published: published.clone() };
         tasks.spawn(write(log, inbox, announcements, limits.append));
         tasks.spawn(announce(epoch, bus, ttl, committed));
-        Self { store, requests, room: Room::new(limits.queue_bytes) }
+        Self { store, requests, room: Room::new(limits.queue_bytes), published }
+    }
+
+    /// How many events this node has committed since it began.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// Publishes drafts, all or nothing, in this order. Returns after the commit.
@@ -266,6 +274,8 @@ struct Log {
     store: Store,
     hub: Arc<Hub>,
     epoch: watch::Receiver<Option<Epoch>>,
+    /// How many events were committed here.
+    published: Arc<AtomicU64>,
 }
 
 impl Log {
@@ -333,6 +343,7 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
         let _ = request.reply.send(Ok(outcomes.by_ref().take(count).collect()));
     }
     metrics::counter!("carillon_published_total").increment(new.len() as u64);
+    log.published.fetch_add(new.len() as u64, Ordering::Relaxed);
     if !new.is_empty() {
         announcements.offer(previous, new);
     }

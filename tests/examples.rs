@@ -24,7 +24,10 @@ struct Example {
 /// A runtime that is missing is a failure, never a skip: scripts/test installs it.
 fn script(runtime: &str, listen: &str, publish: &str) -> Example {
     let found = Command::new(runtime).arg("--version").stdout(Stdio::null()).status();
-    assert!(found.is_ok_and(|status| status.success()), "{runtime} is missing: run the tests with scripts/test");
+    assert!(
+        found.is_ok_and(|status| status.success()),
+        "{runtime} is missing: run the tests with scripts/test"
+    );
     let command = |file: &str| vec![runtime.to_owned(), format!("examples/{file}")];
     Example { listen: command(listen), publish: command(publish) }
 }

@@ -71,6 +71,7 @@ async fn serve(
         secure_cookies: args.secure_cookies,
     };
     let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
+    node.set_address(address);
     let router = router(Arc::clone(&node), store, accounts, rules, settings)?;
     tracing::info!(%address, "listening");
     let connections = ConnectionLimits {

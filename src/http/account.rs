@@ -192,11 +192,12 @@ pub async fn set_password(
     State(node): State<Arc<Node>>,
     JsonBody(body): JsonBody<NewPassword>,
 ) -> Result<Json<Value>, Problem> {
-    let user = accounts.check_password(&identity.user.name, &body.old).await.map_err(|error| match error {
-        // Not 401: whoever asks is signed in, and stays so.
-        AccountError::WrongPassword => Invalid::new("old", "is not your password").into(),
-        error => Problem::from(error),
-    })?;
+    let user =
+        accounts.check_password(&identity.user.name, &body.old).await.map_err(|error| match error {
+            // Not 401: whoever asks is signed in, and stays so.
+            AccountError::WrongPassword => Invalid::new("old", "is not your password").into(),
+            error => Problem::from(error),
+        })?;
     let set = accounts.set_password(user.id, &body.new, Some(&secret)).await;
     let ended = set.map_err(|error| match error {
         AccountError::Invalid(invalid) => Invalid::new("new", invalid.message).into(),

@@ -4,6 +4,7 @@ mod account;
 mod admin;
 mod auth;
 mod body;
+mod cluster;
 mod events;
 pub mod health;
 mod inbox;
@@ -31,6 +32,7 @@ use crate::accounts::Accounts;
 use crate::node::Node;
 use crate::store::Store;
 use crate::topic_rules::TopicRules;
+use cluster::Watchers;
 use pages::Pages;
 use problem::Problem;
 
@@ -64,6 +66,7 @@ pub struct App {
     rules: TopicRules,
     pages: Pages,
     settings: Settings,
+    watchers: Watchers,
 }
 
 /// All routes of a node.
@@ -74,7 +77,8 @@ pub fn router(
     rules: TopicRules,
     settings: Settings,
 ) -> Result<Router, minijinja::Error> {
-    let app = App { node, store, accounts, rules, pages: Pages::load()?, settings };
+    let watchers = Watchers::default();
+    let app = App { node, store, accounts, rules, pages: Pages::load()?, settings, watchers };
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))
@@ -122,7 +126,7 @@ pub fn router(
         .with_state(app))
 }
 
-/// Accounts: one's own, and everybody's for admins.
+/// One's own account; and for admins the nodes and everybody's accounts.
 fn management() -> Router<App> {
     Router::new()
         .route("/api/v1/account", get(account::show))
@@ -131,6 +135,8 @@ fn management() -> Router<App> {
         .route("/api/v1/account/sessions/{id}", delete(account::end_session))
         .route("/api/v1/account/tokens", get(account::tokens).post(account::create_token))
         .route("/api/v1/account/tokens/{id}", delete(account::revoke_token))
+        .route("/api/v1/cluster", get(cluster::show))
+        .route("/api/v1/cluster/stream", get(cluster::stream))
         .route("/api/v1/users", get(admin::users).post(admin::create_user))
         .route("/api/v1/users/{name}/password", put(admin::reset_password))
         .route("/api/v1/users/{name}/sessions", get(admin::sessions_of))

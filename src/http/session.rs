@@ -91,7 +91,8 @@ async fn begin(
     form: &SignIn,
 ) -> Result<CookieJar, Problem> {
     let lifetime = if form.remember { REMEMBERED_LIFETIME } else { SESSION_LIFETIME };
-    let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let user_agent =
+        headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (secret, _) = accounts.sign_in(&form.name, &form.password, lifetime, user_agent).await?;
     let jar = end(accounts, node, jar).await?;
     let secure = is_secure(headers, settings.secure_cookies);

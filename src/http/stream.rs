@@ -21,7 +21,7 @@ use crate::node::stream::come_back_later;
 /// How long a stream waits for a node that has not yet seen the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream stays away that was one too many for its user.
-const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+pub const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 
 /// `GET /api/v1/stream`
 ///
@@ -71,12 +71,14 @@ pub async fn open(
     }
 }
 
-fn later(pause: Duration, reason: &'static str) -> Response {
+/// An empty stream, and a pause.
+pub fn later(pause: Duration, reason: &'static str) -> Response {
     metrics::counter!("carillon_streams_put_off_total", "reason" => reason).increment(1);
     response(Body::from(come_back_later(pause, reason)))
 }
 
-fn response(body: Body) -> Response {
+/// The answer that holds a stream.
+pub fn response(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Node;
+use super::figures::TELL_EVERY;
 use crate::accounts::SEEN_EVERY;
 use crate::bus::message::{Message, node_channel};
 use crate::event::{Cursor, Millis};
@@ -29,6 +30,7 @@ pub(super) fn spawn(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(every(limits.recheck_every, node.clone(), recheck));
     tasks.spawn(every(SEEN_EVERY, node.clone(), note_use));
     tasks.spawn(every(limits.retire_every, node.clone(), retire));
+    tasks.spawn(every(TELL_EVERY, node.clone(), tell));
     tasks.spawn(expirations(node.clone()));
 }
 
@@ -48,6 +50,11 @@ async fn heartbeat(node: Arc<Node>) {
     if let Err(error) = node.bus.publish(&[message]).await {
         tracing::debug!(%error, "the heartbeat could not be sent");
     }
+}
+
+/// The others know of a node by what it tells of itself.
+async fn tell(node: Arc<Node>) {
+    node.tell_figures().await;
 }
 
 async fn care(node: Arc<Node>) {

@@ -1,6 +1,7 @@
 //! One node: applies the log in order and looks after its streams. Several may live in one process.
 
 pub mod clock;
+pub mod figures;
 mod housekeeping;
 mod sequencer;
 pub mod stream;
@@ -24,6 +25,7 @@ use crate::publish::{PublishLimits, Publisher};
 use crate::store::{Credential, LogState, Store, StoreError};
 use crate::ttl::Ttl;
 use clock::Clock;
+use figures::Teller;
 pub use sequencer::SequencerLimits;
 use stream::{StreamLimits, Streams};
 
@@ -82,7 +84,7 @@ impl Default for NodeLimits {
 #[derive(Debug, Default)]
 pub struct Health {
     store_ok: AtomicBool,
-    draining: AtomicBool,
+    draining: CancellationToken,
     /// Milliseconds since the node began, when its own heartbeat last came back; 0: never.
     heartbeat_at: AtomicU64,
 }
@@ -107,6 +109,7 @@ pub struct Node {
     bus: Bus,
     ttl: Ttl,
     health: Health,
+    teller: Teller,
     limits: NodeLimits,
     began: Instant,
     name: String,
@@ -155,6 +158,7 @@ impl Node {
             bus,
             ttl,
             health: Health::default(),
+            teller: Teller::default(),
             limits,
             began: Instant::now(),
             name,
@@ -174,24 +178,46 @@ impl Node {
 
     /// Why this node should get no new listeners; empty when it is ready.
     pub fn unready(&self) -> Vec<Unready> {
-        let heartbeat_at = Duration::from_millis(self.health.heartbeat_at.load(Ordering::Relaxed));
-        let silence = self.began.elapsed().saturating_sub(heartbeat_at);
         let mut reasons = Vec::new();
-        if !self.health.store_ok.load(Ordering::Relaxed) {
+        if !self.is_store_ok() {
             reasons.push("the store is not reachable");
         }
-        if self.health.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             reasons.push("the node is draining");
         }
-        if heartbeat_at.is_zero() || silence > self.limits.heartbeat_every * 5 {
+        if !self.is_bus_ok() {
             reasons.push("the bus does not bring back this node's heartbeat");
         }
         reasons
     }
 
-    /// Closes all streams, spread over the drain window, and waits for them to go.
+    fn is_store_ok(&self) -> bool {
+        self.health.store_ok.load(Ordering::Relaxed)
+    }
+
+    fn is_bus_ok(&self) -> bool {
+        let heartbeat_at = Duration::from_millis(self.health.heartbeat_at.load(Ordering::Relaxed));
+        let silence = self.began.elapsed().saturating_sub(heartbeat_at);
+        !heartbeat_at.is_zero() && silence <= self.limits.heartbeat_every * 5
+    }
+
+    fn is_draining(&self) -> bool {
+        self.health.draining.is_cancelled()
+    }
+
+    /// Resolves when the node was told to stop.
+    pub async fn draining(&self) {
+        self.health.draining.cancelled().await;
+    }
+
+    /// Closes all streams, spread over the drain window, and waits for them to go; then leaves the cluster.
     pub async fn drain(&self) {
-        self.health.draining.store(true, Ordering::Relaxed);
+        self.health.draining.cancel();
+        tokio::join!(self.close_streams(), self.tell_figures());
+        self.depart().await;
+    }
+
+    async fn close_streams(&self) {
         let listeners = self.hub.listeners();
         let pause = self.limits.drain_window / u32::try_from(listeners.len().max(1)).unwrap_or(u32::MAX);
         let begun = tokio::time::Instant::now();

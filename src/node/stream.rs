@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Streams {
     limits: StreamLimits,
     heartbeat: Duration,
     replays: Semaphore,
+    /// How many events were handed to connections.
+    delivered: AtomicU64,
 }
 
 impl Streams {
@@ -71,7 +74,12 @@ impl Streams {
         heartbeat: Duration,
     ) -> Arc<Self> {
         let replays = Semaphore::new(limits.concurrent_replays);
-        Arc::new(Self { hub, store, clock, limits, heartbeat, replays })
+        Arc::new(Self { hub, store, clock, limits, heartbeat, replays, delivered: AtomicU64::new(0) })
+    }
+
+    /// How many events were handed to connections since the node began.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
     }
 
     /// How long a browser is told to wait before it reconnects.
@@ -409,6 +417,7 @@ impl EventStream {
             joined.freeze()
         };
         metrics::counter!("carillon_deliveries_total").increment(events);
+        self.shared.delivered.fetch_add(events, Ordering::Relaxed);
         Some(write)
     }
 

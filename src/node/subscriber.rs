@@ -239,6 +239,7 @@ impl Subscriber {
         // Under the hub's lock: nobody registers between asking whom an event concerns and routing it.
         let outputs = sequencer.advance(now, |audience| guard.concerns(audience));
         metrics::gauge!("carillon_lag_positions").set(sequencer.lag() as f64);
+        node.teller.set_lag(sequencer.lag(), now);
         let epoch = epoch.clone();
         for output in outputs {
             self.perform(&mut guard, &epoch, output);
