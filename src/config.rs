@@ -66,6 +66,9 @@ pub struct ServeArgs {
         default_value = DEFAULT_RULES
     )]
     pub topic_rules: Vec<TopicRule>,
+    /// Leave out the pages under /examples, and what takes uploads for one of them
+    #[arg(long, env = "CARILLON_NO_EXAMPLES")]
+    pub no_examples: bool,
     /// The most bytes of an event's data
     #[arg(long, env = "CARILLON_MAX_DATA_BYTES", default_value_t = 65_536)]
     pub max_data_bytes: usize,

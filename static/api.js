@@ -20,12 +20,12 @@ export function serverNow() {
   return offset === null ? null : Date.now() + offset;
 }
 
-/** Calls the API; the parsed answer, or null when there is none. */
-export async function call(path, { method = 'GET', body } = {}) {
+/** Calls the API; the parsed answer, or null when there is none. `key` is an Idempotency-Key. */
+export async function call(path, { method = 'GET', body, key } = {}) {
   const response = await fetch(`/api/v1${path}`, {
     method,
     body: body && JSON.stringify(body),
-    headers: body ? { 'content-type': 'application/json' } : {},
+    headers: { ...(body && { 'content-type': 'application/json' }), ...(key && { 'idempotency-key': key }) },
     signal: AbortSignal.timeout(TIMEOUT),
   });
   const date = Date.parse(response.headers.get('date') ?? '');

@@ -69,6 +69,7 @@ async fn serve(
         max_data_bytes: args.max_data_bytes,
         max_batch: limits.publish.batch,
         secure_cookies: args.secure_cookies,
+        examples: !args.no_examples,
     };
     let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
     node.set_address(address);

@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod cluster;
 mod events;
+mod examples;
 pub mod health;
 mod inbox;
 mod pages;
@@ -33,6 +34,7 @@ use crate::node::Node;
 use crate::store::Store;
 use crate::topic_rules::TopicRules;
 use cluster::Watchers;
+use examples::Uploads;
 use pages::Pages;
 use problem::Problem;
 
@@ -55,6 +57,8 @@ pub struct Settings {
     pub max_batch: usize,
     /// Cookies are always marked Secure.
     pub secure_cookies: bool,
+    /// The examples are there.
+    pub examples: bool,
 }
 
 /// Everything handlers are made of; each takes only its part.
@@ -67,6 +71,7 @@ pub struct App {
     pages: Pages,
     settings: Settings,
     watchers: Watchers,
+    uploads: Uploads,
 }
 
 /// All routes of a node.
@@ -77,8 +82,9 @@ pub fn router(
     rules: TopicRules,
     settings: Settings,
 ) -> Result<Router, minijinja::Error> {
-    let watchers = Watchers::default();
-    let app = App { node, store, accounts, rules, pages: Pages::load()?, settings, watchers };
+    let pages = Pages::load(settings.examples)?;
+    let (watchers, uploads) = (Watchers::default(), Uploads::default());
+    let app = App { node, store, accounts, rules, pages, settings, watchers, uploads };
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))
@@ -86,7 +92,15 @@ pub fn router(
             "/api/v1/events/batch",
             post(events::publish_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)),
         );
+    let examples = Router::new()
+        .route("/examples", get(pages::examples::index))
+        .route("/examples/chat", get(pages::examples::chat))
+        .route("/examples/upload", get(pages::examples::upload))
+        .route("/examples/upload/{id}", put(examples::upload))
+        .route("/examples/log", get(pages::examples::log))
+        .route("/examples/stream", get(pages::examples::stream));
     let pages = Router::new()
+        .merge(if settings.examples { examples } else { Router::new() })
         .route("/", get(pages::inbox::show))
         .route("/login", get(pages::login).post(session::sign_in_form))
         .route("/logout", post(session::sign_out_form))
@@ -149,8 +163,7 @@ fn management() -> Router<App> {
 /// A defect of ours. The panic itself is in the log.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     metrics::counter!("carillon_panics_total").increment(1);
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this node has a defect; its log says where")
-        .into_response()
+    Problem::defect().into_response()
 }
 
 fn header(name: &'static str, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {

@@ -51,6 +51,16 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "there is no such thing here")
     }
 
+    /// Too much at once; there may be room again after `pause`.
+    pub fn busy(detail: &str, pause: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).after(pause)
+    }
+
+    /// Ours. What it was is in the log.
+    pub fn defect() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this node has a defect; its log says where")
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)

@@ -43,6 +43,11 @@ pub fn address(name: &str) -> String {
     format!("/static/{}/{name}", *VERSION)
 }
 
+/// The file `name`, for people to read.
+pub fn text(name: &str) -> String {
+    Files::get(name).map(|file| String::from_utf8_lossy(&file.data).into_owned()).unwrap_or_default()
+}
+
 /// `GET /static/{name}`
 pub async fn current(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
     let Ok(Path(name)) = name else { return Problem::not_found().into_response() };

@@ -1,5 +1,6 @@
 //! The pages: rendered on the server, with templates embedded in the program. One file for each page.
 
+pub mod examples;
 pub mod files;
 pub mod inbox;
 
@@ -29,9 +30,10 @@ struct Templates;
 pub struct Pages(Arc<Environment<'static>>);
 
 impl Pages {
-    /// Reads the embedded templates.
-    pub fn load() -> Result<Self, minijinja::Error> {
+    /// Reads the embedded templates. `examples`: whether there are any.
+    pub fn load(examples: bool) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
+        environment.add_global("has_examples", examples);
         environment.add_function("asset", |name: &str| Value::from_safe_string(files::address(name)));
         for name in Templates::iter() {
             let file = Templates::get(&name).map(|file| file.data.into_owned()).unwrap_or_default();

@@ -1,0 +1,60 @@
+// The bytes of a stream, frame by frame. A page uses EventSource, or /static/carillon.js, and sees none of this; here
+// it is read as any other answer.
+
+import { by, notice, showState, signIn } from './example.js';
+
+const MOST = 300;
+/** What of one frame is shown, in characters. */
+const LONGEST = 4_000;
+const given = [...new URLSearchParams(location.search)].filter(([, value]) => value);
+const address = `/api/v1/stream${given.length ? '?' : ''}${new URLSearchParams(given)}`;
+let connection = null;
+
+async function connect() {
+  connection = new AbortController();
+  const { signal } = connection;
+  by('connect').textContent = 'Disconnect';
+  notice('');
+  showState('connecting');
+  try {
+    const answer = await fetch(address, { signal });
+    if (answer.status === 401) return signIn();
+    if (!answer.ok) return notice(`${answer.status}: ${(await answer.json()).detail}.`);
+    showState('live');
+    const pieces = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = '';
+    for (let piece = await pieces.read(); !piece.done; piece = await pieces.read()) {
+      // A blank line ends a frame. (Other servers may also end lines with CR; this one does not.)
+      const frames = (text + piece.value).split('\n\n');
+      text = frames.pop();
+      frames.forEach(show);
+    }
+    notice('The server has ended the stream. An EventSource would come back with the last id.');
+  } catch {
+    if (!signal.aborted) notice('The connection broke.');
+  } finally {
+    connection = null;
+    by('connect').textContent = 'Connect';
+    showState('not connected');
+  }
+}
+
+function show(frame) {
+  const box = by('scroll');
+  const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+  const [item, time, text] = ['li', 'time', 'pre'].map((name) => document.createElement(name));
+  time.textContent = new Date().toLocaleTimeString();
+  // What publishers wrote is only ever text.
+  const rest = frame.length - LONGEST;
+  text.textContent = rest > 0 ? `${frame.slice(0, LONGEST)}… and ${rest} more` : frame;
+  item.append(time, text);
+  by('frames').append(item);
+  if (by('frames').childElementCount > MOST) by('frames').firstElementChild.remove();
+  if (isAtEnd) box.scrollTop = box.scrollHeight;
+}
+
+by('connect').addEventListener('click', () => (connection ? connection.abort() : connect()));
+by('clear').addEventListener('click', () => by('frames').replaceChildren());
+by('request').textContent = `GET ${address}`;
+addEventListener('pagehide', () => connection?.abort());
+connect();

@@ -1,0 +1,82 @@
+// What the examples share, so that each shows only what is its own.
+
+export const by = (id) => document.getElementById(id);
+
+/** Shows a stream's state in the bar; who is not signed in any more is sent to do that. */
+export function showState(state, since) {
+  by('pill').dataset.state = state;
+  by('pill').textContent = state === 'offline' ? `offline since ${since.toLocaleTimeString()}` : state;
+  if (state === 'signed out') signIn();
+  if (state === 'refused') notice('Your account may not listen here.');
+}
+
+export function signIn() {
+  location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+}
+
+export function notice(text) {
+  by('notice').textContent = text;
+  by('notice').hidden = !text;
+}
+
+/** A name nobody else uses. (`crypto.randomUUID` is there only with https, or on localhost.) */
+export function randomName() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** Tells a screen reader what came: a sentence for one, their number for many. */
+export class Teller {
+  #waiting = [];
+
+  constructor(many) {
+    this.many = many;
+  }
+
+  tell(sentence) {
+    this.#waiting.push(sentence);
+    if (this.#waiting.length > 1) return void (this.#waiting[0] = null);
+    setTimeout(() => {
+      const [first] = this.#waiting;
+      by('say').textContent = first ?? `${this.#waiting.length} ${this.many}`;
+      this.#waiting = [];
+    }, 1_000);
+  }
+}
+
+/** A list in a box that shows its end, unless somebody reads further up: then it counts what is new. */
+export class Tail {
+  #unseen = 0;
+
+  constructor(box, button) {
+    this.box = box;
+    this.button = button;
+    box.addEventListener('scroll', () => this.isAtEnd && this.show());
+    button.addEventListener('click', () => this.show());
+  }
+
+  get isAtEnd() {
+    return this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < 40;
+  }
+
+  /** Changes the list by `work`, which adds `count` at its end. */
+  add(count, work) {
+    const follows = this.isAtEnd;
+    work();
+    if (follows) return this.show();
+    this.#unseen += count;
+    this.button.textContent = `${this.#unseen} new`;
+    this.button.hidden = this.#unseen === 0;
+  }
+
+  show() {
+    this.#unseen = 0;
+    this.button.hidden = true;
+    this.box.scrollTop = this.box.scrollHeight;
+  }
+}
+
+// On a wide screen there is room for the source beside the page.
+const wide = matchMedia('(min-width: 70rem)');
+const unfold = () => (by('source').open = wide.matches);
+wide.addEventListener('change', unfold);
+unfold();
