@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
-use super::auth::ListenerCaller;
+use super::auth::PublisherCaller;
 use super::params::Params;
 use super::problem::Problem;
 use crate::accounts::hex;
 use crate::event::{Draft, Expiry, Invalid, Millis, Priority, Recipients, Topic, UserId};
 use crate::node::Node;
 use crate::publish::PublishError;
+use crate::topic_rules::TopicRules;
 
 /// The most bytes of a file.
 pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -77,8 +78,9 @@ impl Drop for Slot {
 
 /// `PUT /examples/upload/{id}`: a file of the caller's, told on the topic `uploads/{user}/{id}`.
 pub async fn upload(
-    ListenerCaller(identity): ListenerCaller,
+    PublisherCaller(identity): PublisherCaller,
     State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
     State(uploads): State<Uploads>,
     id: Result<Path<String>, PathRejection>,
     params: Params,
@@ -87,9 +89,12 @@ pub async fn upload(
 ) -> Result<Response, Problem> {
     let wrong = || Invalid::new("id", "must be 1 to 64 letters, digits, '.', '_' and '-'");
     let Ok(Path(id)) = id else { return Err(wrong().into()) };
-    let topic = format!("uploads/{}/{id}", identity.user.name);
-    if id.len() > MAX_ID || id.contains('/') || topic.parse::<Topic>().is_err() {
+    let topic: Topic = format!("uploads/{}/{id}", identity.user.name).parse().map_err(|_| wrong())?;
+    if id.len() > MAX_ID || id.contains('/') {
         return Err(wrong().into());
+    }
+    if !rules.may_write(&identity.user, &topic) {
+        return Err(Problem::forbidden(&format!("you may not publish to {topic}")));
     }
     let name = params.one("name")?.unwrap_or("file").to_owned();
     if name.len() > MAX_NAME {
@@ -179,7 +184,7 @@ async fn receive(teller: &Teller, mut body: BodyDataStream, length: Option<u64>)
 struct Teller {
     node: Arc<Node>,
     user: UserId,
-    topic: String,
+    topic: Topic,
     name: String,
 }
 
@@ -217,7 +222,7 @@ impl Teller {
         let draft = Draft {
             event_type: event_type.parse()?,
             priority: Priority::Normal,
-            to: Recipients::Topic(self.topic.clone()),
+            to: Recipients::Topic(self.topic.to_string()),
             data: data.to_string(),
             expiry: Expiry::After(lasts),
             keep_after_read: None,
