@@ -277,9 +277,11 @@ pub async fn what_cannot_be_served_for_the_moment_is_no_refusal(setup: Setup) {
 
 pub async fn asked_to_a_stream_says_aloud_that_it_lives(setup: Setup) {
     const ALIVE: &str = "carillon.alive";
-    let quiet = setup.stream(&setup.alice, "").await;
+    let mut quiet = setup.stream(&setup.alice, "").await;
     let begin = quiet.cursor().to_owned();
     setup.publish_to_all("missed").await;
+    // Until then it would be no backlog but come live, a moment after the other stream is.
+    quiet.until("the node has it", |quiet| quiet.data() == ["missed"]).await;
 
     let mut stream = setup.stream(&setup.alice, &format!("alive=true&{}", in_query(&begin))).await;
     let is_live = |stream: &Stream| stream.notices(ALIVE).last().is_some_and(|alive| alive["live"] == true);
