@@ -245,4 +245,5 @@ async fn pages_are_light_and_painted_before_any_script() {
 }
 
 /// Every page of somebody who may see all.
-pub const PAGES: [&str; 1] = ["/"];
+pub const PAGES: [&str; 6] =
+    ["/", "/examples", "/examples/chat", "/examples/upload", "/examples/log", "/examples/stream"];
