@@ -14,7 +14,7 @@ use super::auth::ListenerCaller;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::Connection;
-use crate::event::Cursor;
+use crate::event::{Cursor, Invalid};
 use crate::hub::{Refused, Subscription};
 use crate::node::stream::come_back_later;
 
@@ -22,6 +22,9 @@ use crate::node::stream::come_back_later;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream stays away that was one too many for its user.
 pub const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+
+/// The most events of each topic that a stream may begin with.
+const MAX_HISTORY: u32 = 100;
 
 /// `GET /api/v1/stream`
 ///
@@ -52,9 +55,10 @@ pub async fn open(
     let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
     let resume = resume.map(|cursor| if cursor.len() > Cursor::MAX_LEN { "unreadable" } else { cursor });
     let aloud = params.flag("alive")?;
+    let history = history(&params, &subscription)?;
     let begun = tokio::time::Instant::now();
     loop {
-        match app.node.streams.open(subscription.clone(), resume) {
+        match app.node.streams.open(subscription.clone(), resume, history) {
             Ok(stream) if aloud => return Ok(response(Body::new(stream.aloud()))),
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
@@ -69,6 +73,27 @@ pub async fn open(
             }
         }
     }
+}
+
+/// How many events of each topic's history are wanted first.
+fn history(params: &Params, subscription: &Subscription) -> Result<Option<u32>, Problem> {
+    let must = format!("must be 1 to {MAX_HISTORY}");
+    let history = params.parsed("history", &must)?;
+    if history.is_some_and(|count| !(1..=MAX_HISTORY).contains(&count)) {
+        return Err(Invalid::new("history", must).into());
+    }
+    // The short word for what is kept of a topic as its state.
+    let last = params.parsed("last", "must be 1")?;
+    let (name, wanted) = match (history, last) {
+        (Some(_), Some(_)) => return Err(Invalid::new("last", "cannot go with history").into()),
+        (None, Some(1)) => ("last", last),
+        (None, Some(_)) => return Err(Invalid::new("last", "must be 1").into()),
+        (wanted, None) => ("history", wanted),
+    };
+    if wanted.is_some() && subscription.reader.topics.is_empty() {
+        return Err(Invalid::new(name, "needs a topic").into());
+    }
+    Ok(wanted)
 }
 
 /// An empty stream, and a pause.

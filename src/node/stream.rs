@@ -1,7 +1,10 @@
-//! A stream's life: register, fence, replay, flush, live. The one place that owns it.
+//! A stream's life: register, fence, history or replay, flush, live. The one place that owns it.
 //!
 //! The connection drives it: nothing is read or encoded that the socket has no room for. When too much waits
 //! for a listener, its queue is emptied and the stream goes back to replaying from its own cursor.
+
+mod backlog;
+mod history;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,12 +21,15 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::clock::Clock;
-use crate::event::backlog::leave_order;
 use crate::event::frame::{control_body, id_line, retry_line};
-use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
-use crate::failpoint::is_armed;
+use crate::event::{Cursor, Millis, Position};
 use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
-use crate::store::{Filter, Page, Store, StoreError};
+use crate::store::{Store, StoreError};
+use backlog::Backlog;
+use history::History;
+
+/// The pause after a read that failed.
+const RETRY_READ: Duration = Duration::from_millis(500);
 
 /// Bounds on what a stream may cost.
 #[derive(Debug, Clone)]
@@ -32,6 +38,10 @@ pub struct StreamLimits {
     pub replay_events: u32,
     /// How many bytes of encoded backlog one stream holds at most (and at least one event).
     pub replay_bytes: usize,
+    /// How many events of history, and how many bytes of them, one stream holds at most; the oldest are left out.
+    pub history_events: usize,
+    /// See `history_events`.
+    pub history_bytes: usize,
     /// About how many bytes are handed to the socket in one write.
     pub write_bytes: usize,
     /// How long a browser waits before it reconnects.
@@ -45,6 +55,8 @@ impl Default for StreamLimits {
         Self {
             replay_events: 200,
             replay_bytes: 64 * 1024,
+            history_events: 1_000,
+            history_bytes: 512 * 1024,
             write_bytes: 16 * 1024,
             retry: Duration::from_secs(1),
             concurrent_replays: 8,
@@ -87,11 +99,13 @@ impl Streams {
         self.limits.retry
     }
 
-    /// Opens a stream. `resume` is the cursor as the client sent it.
+    /// Opens a stream. `resume` is the cursor as the client sent it. Without one the stream begins now, after the
+    /// last `history` events of each topic, if that is given.
     pub fn open(
         self: &Arc<Self>,
         subscription: Subscription,
         resume: Option<&str>,
+        history: Option<u32>,
     ) -> Result<EventStream, Refused> {
         let parsed = resume.map(str::parse::<Cursor>);
         let cursor = parsed.as_ref().and_then(|c| c.as_ref().ok());
@@ -108,119 +122,21 @@ impl Streams {
         match parsed {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
             Some(Err(_)) => stream.reset("unreadable"),
-            None => {}
+            None => stream.begin(history, fence),
         }
-        let hello = format!("{}{}\n", id_line(&stream.cursor), retry_line(millis(self.limits.retry)));
+        let hello = format!("{}{}\n", stream.id_line(), retry_line(millis(self.limits.retry)));
         stream.out.push_front(Ready::Frame(hello.into()));
         Ok(stream)
     }
-
-    /// Reads the next page of a backlog, in the order in which it should leave.
-    async fn read(
-        self: Arc<Self>,
-        listener: Arc<Listener>,
-        cursor: Cursor,
-        up_to: Position,
-        limit: u32,
-    ) -> Result<Backlog, StoreError> {
-        // Never closed, so this only waits.
-        let _turn = self.replays.acquire().await;
-        // Another node may have been faster than this one, but none is ahead of the log.
-        if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
-            return Ok(Backlog::Lost("ahead"));
-        }
-        let reader = &listener.reader;
-        let read = |after, filter, limit| {
-            let store = &self.store;
-            async move { store.read_for_reader(after, up_to, reader, filter, limit).await }
-        };
-        metrics::counter!("carillon_replay_reads_total").increment(1);
-        let mut page = read(cursor.position, &listener.filter, limit).await?;
-        let floor = match page.floor {
-            Some(floor) => floor,
-            None => self.store.log_state().await?.floor,
-        };
-        if cursor.position < floor {
-            return Ok(Backlog::Lost("retention"));
-        }
-        let is_new = |event: &Event| !cursor.has_seen(event.position) || is_armed("replay_repeats");
-        page.events.retain(is_new);
-        // Of large events, no more are read the next time than were of use.
-        let next_limit = match self.bound(&mut page) {
-            true => u32::try_from(page.events.len()).unwrap_or(u32::MAX),
-            false => limit.saturating_mul(2).min(self.limits.replay_events),
-        };
-        let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
-        if page.end < up_to && room > 0 {
-            let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
-            let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
-            // The limit is of what is looked through, most of which is not urgent: as far as another page.
-            let mut ahead = read(page.end, &filter, self.limits.replay_events).await?;
-            ahead.events.retain(is_new);
-            ahead.events.truncate(room);
-            self.bound(&mut ahead);
-            page.events.append(&mut ahead.events);
-        }
-        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, &page) }))
-    }
-
-    /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
-    fn bound(&self, page: &mut Page) -> bool {
-        let mut bytes = 0;
-        let fits = page.events.iter().take_while(|event| {
-            bytes += event.data.len() + 256;
-            bytes <= self.limits.replay_bytes
-        });
-        let keep = fits.count().max(1);
-        let is_cut = keep < page.events.len();
-        if is_cut {
-            page.events.truncate(keep);
-            page.end = page.events[keep - 1].position;
-        }
-        is_cut
-    }
 }
 
-/// What a read of the backlog brings.
-enum Backlog {
-    /// The next of it.
-    Page(Replay),
-    /// What came next is not in the log any more, or never was; why.
-    Lost(&'static str),
-}
-
-/// A page of backlog, ready to leave.
-struct Replay {
-    frames: Vec<(Cursor, Option<Millis>, String)>,
-    end: Cursor,
-    /// How many events to read for the next one.
-    next_limit: u32,
-}
-
-fn order(cursor: &Cursor, page: &Page) -> Replay {
-    let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
-    let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
-    let encode =
-        |event: &Event| String::from_utf8_lossy(Delivery::of(&cursor.epoch, event).frame.body()).into_owned();
-    let end = order.last().map_or_else(
-        || Cursor {
-            epoch: cursor.epoch.clone(),
-            position: page.end,
-            overtaken: cursor.overtaken.iter().copied().filter(|p| *p > page.end).collect(),
-        },
-        |(_, cursor)| cursor.clone(),
-    );
-    let frames = order
-        .into_iter()
-        .map(|(index, cursor)| (cursor, page.events[index].expires_at, encode(&page.events[index])))
-        .collect();
-    Replay { frames, end, next_limit: 1 }
-}
-
+type Recalling = Pin<Box<dyn Future<Output = Result<History, StoreError>> + Send>>;
 type Reading = Pin<Box<dyn Future<Output = Result<Backlog, StoreError>> + Send>>;
 
 enum Phase {
     Live,
+    /// Reading the last so many events of each topic, up to this fence.
+    Recalling(Recalling, Fence, u32),
     /// Reading a page, after which the backlog ends at this fence.
     Replaying(Reading, Position),
     /// The last bytes are on their way.
@@ -264,6 +180,22 @@ impl EventStream {
             let data =
                 json!({ "live": live, "heartbeat": heartbeat.as_secs_f64(), "retry": retry.as_secs_f64() });
             self.notice(&control_body("carillon.alive", &data));
+        }
+    }
+
+    /// Begins at the fence, with history before it if that is wanted.
+    fn begin(&mut self, history: Option<u32>, fence: Fence) {
+        if let Some(of_each) = history {
+            let recalling = self.shared.clone().history(self.listener.clone(), fence.clone(), of_each);
+            self.phase = Phase::Recalling(Box::pin(recalling), fence, of_each);
+        }
+    }
+
+    /// The `id:` line in force. There is none before the history is told: who breaks off begins it again.
+    fn id_line(&self) -> String {
+        match self.phase {
+            Phase::Recalling(..) => String::new(),
+            _ => id_line(&self.cursor),
         }
     }
 
@@ -314,7 +246,7 @@ impl EventStream {
     }
 
     fn notice(&mut self, body: &str) {
-        let frame = format!("{}{body}", id_line(&self.cursor));
+        let frame = format!("{}{body}", self.id_line());
         self.out.push_back(Ready::Frame(frame.into()));
     }
 
@@ -333,6 +265,30 @@ impl EventStream {
             self.notice(&control_body("carillon.signout", &json!({})));
         }
         self.phase = Phase::Ended;
+    }
+
+    /// The history came, or the store failed.
+    fn recalled(&mut self, answer: Result<History, StoreError>, fence: Fence, of_each: u32) {
+        match answer {
+            Ok(history) => {
+                let told = json!({ "events": history.frames.len(), "complete": history.is_complete });
+                let frames = history.frames.into_iter();
+                self.out.extend(frames.map(|(body, expires_at)| Ready::Event(body, expires_at)));
+                self.phase = Phase::Live;
+                self.notice(&control_body("carillon.history", &told));
+                self.say_alive();
+            }
+            Err(error) => {
+                metrics::counter!("carillon_replay_failures_total").increment(1);
+                tracing::warn!(%error, "a history waits for the store");
+                let next = self.shared.clone().history(self.listener.clone(), fence.clone(), of_each);
+                let later = async {
+                    tokio::time::sleep(RETRY_READ).await;
+                    next.await
+                };
+                self.phase = Phase::Recalling(Box::pin(later), fence, of_each);
+            }
+        }
     }
 
     /// One page of backlog came, or the store failed.
@@ -363,7 +319,7 @@ impl EventStream {
                 tracing::warn!(%error, "a replay waits for the store");
                 let next = self.next_page(up_to);
                 let later = async {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    tokio::time::sleep(RETRY_READ).await;
                     next.await
                 };
                 self.phase = Phase::Replaying(Box::pin(later), up_to);
@@ -445,12 +401,19 @@ impl EventStream {
                 }
                 Poll::Ready(Taken::Heartbeat) => self.heartbeat(":\n\n".to_owned()),
                 Poll::Ready(Taken::Close(closing)) => self.close(closing),
-                Poll::Pending => {
-                    let Phase::Replaying(reading, up_to) = &mut self.phase else { return Poll::Pending };
-                    let up_to = *up_to;
-                    let answer = ready!(reading.as_mut().poll(cx));
-                    self.replayed(answer, up_to);
-                }
+                Poll::Pending => match &mut self.phase {
+                    Phase::Recalling(recalling, fence, of_each) => {
+                        let answer = ready!(recalling.as_mut().poll(cx));
+                        let (fence, of_each) = (fence.clone(), *of_each);
+                        self.recalled(answer, fence, of_each);
+                    }
+                    Phase::Replaying(reading, up_to) => {
+                        let up_to = *up_to;
+                        let answer = ready!(reading.as_mut().poll(cx));
+                        self.replayed(answer, up_to);
+                    }
+                    Phase::Live | Phase::Ended => return Poll::Pending,
+                },
             }
         }
     }
@@ -485,5 +448,4 @@ pub fn come_back_later(retry: Duration, reason: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;

@@ -3,6 +3,7 @@
 //! Needs `CARILLON_TEST_POSTGRES_URL` and `redis-server` on the path: run it with `scripts/test --test http_api`.
 
 mod health;
+mod history;
 mod inbox;
 mod pages;
 mod publish;
@@ -40,6 +41,12 @@ suite!(
     stream::what_cannot_be_resumed_is_told_and_goes_on,
     stream::resuming_gives_exactly_what_was_missed,
     stream::the_urgent_overtake_in_a_backlog,
+    history::who_joins_gets_what_was_last_said_and_then_what_is_said,
+    history::the_last_of_each_topic_is_its_state,
+    history::what_nobody_may_see_any_more_is_no_history,
+    history::who_resumes_gets_no_history,
+    history::nothing_is_lost_or_doubled_while_events_are_published,
+    history::bad_parameters_of_history_are_named,
     stream::what_cannot_be_served_for_the_moment_is_no_refusal,
     stream::asked_to_a_stream_says_aloud_that_it_lives,
     topics::only_those_permitted_read_a_topic,

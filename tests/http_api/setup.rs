@@ -197,7 +197,8 @@ impl Answer {
     }
 }
 
-/// One connection to a stream. Whatever it reads is checked: each frame with data says where to resume.
+/// One connection to a stream. Whatever it reads is checked: each frame with data says where to resume, save those
+/// of a history, which come before the first that does.
 pub struct Stream {
     answer: Response,
     parser: SseParser,
@@ -303,7 +304,8 @@ impl Stream {
         let Some(piece) = next.expect("a stream ends as its encoding says") else { return false };
         self.events.extend(self.parser.feed(&piece).unwrap());
         self.raw.extend_from_slice(&piece);
-        for frame in self.text().split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n")) {
+        let frames = self.text().split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n"));
+        for frame in frames.skip_while(|frame| !frame.starts_with("id: ")) {
             assert!(!frame.contains("\ndata:") || frame.starts_with("id: "), "{frame:?}");
             assert!(!frame.starts_with("data:"), "{frame:?}");
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Audience, Event, Expiry, NewEvent};
+use crate::event::{Audience, Delivery, Event, Expiry, NewEvent, Priority, Topic};
 use crate::hub::HubLimits;
 use crate::store::{Credential, Filter, Reader, StoreLimits};
 use http_body_util::BodyExt as _;
@@ -34,11 +34,15 @@ impl World {
 
     /// Appends an event for everyone; this node does not know of it yet.
     async fn append(&self, data: &str, expiry: Expiry) -> Event {
+        self.append_to(Audience::Everyone, data, expiry).await
+    }
+
+    async fn append_to(&self, audience: Audience, data: &str, expiry: Expiry) -> Event {
         let new = NewEvent {
             id: Uuid::now_v7(),
             event_type: "test".parse().unwrap(),
             priority: Priority::Normal,
-            audience: Audience::Everyone,
+            audience,
             data: format!("\"{data}\""),
             expiry,
             keep_after_read: None,
@@ -62,6 +66,25 @@ impl World {
         event
     }
 
+    /// Publishes on a topic.
+    async fn say(&self, topic: &str, data: &str) -> Event {
+        let event = self.append_to(Audience::Topic(topic.parse().unwrap()), data, Expiry::Never).await;
+        self.apply(&event).await;
+        event
+    }
+
+    /// A stream that begins with the history of these topics.
+    fn open_with_history(&self, topics: &[&str], of_each: u32) -> EventStream {
+        let topics = topics.iter().map(|topic| topic.parse::<Topic>().unwrap()).collect();
+        let subscription = Subscription {
+            reader: Reader { user: 1, topics },
+            filter: Filter::default(),
+            credential: Credential::Token(1),
+            connection: CancellationToken::new(),
+        };
+        self.streams.open(subscription, None, Some(of_each)).unwrap()
+    }
+
     async fn open(&self, positions: Option<&str>) -> EventStream {
         let epoch = self.store.log_state().await.unwrap().epoch;
         let subscription = Subscription {
@@ -71,7 +94,7 @@ impl World {
             connection: CancellationToken::new(),
         };
         let cursor = positions.map(|positions| format!("{epoch}-{positions}"));
-        self.streams.open(subscription, cursor.as_deref()).unwrap()
+        self.streams.open(subscription, cursor.as_deref(), None).unwrap()
     }
 }
 
@@ -191,4 +214,93 @@ async fn a_replay_of_large_events_reads_no_more_than_it_holds() {
     let all = until(&mut small, "\"299\"").await;
     assert_eq!(all.matches("data:").count(), 300);
     assert!(small.limit > 1, "it grows again");
+}
+
+/// The publishers' data in what a stream brought, in that order.
+fn told(text: &str) -> Vec<&str> {
+    let data = text
+        .split("\n")
+        .filter(|line| line.starts_with("data:"))
+        .filter_map(|line| line.split_once("\"data\":\""));
+    data.map(|(_, rest)| rest.split('"').next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn history_comes_first_and_without_a_place_to_resume_from() {
+    let world = World::new(StreamLimits::default()).await;
+    for (topic, data) in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("c", "c1"), ("a", "a3")] {
+        world.say(topic, data).await;
+    }
+    world.publish("for everyone").await;
+    let mut stream = world.open_with_history(&["a", "b", "empty"], 2);
+    world.say("a", "live").await;
+    let all = until(&mut stream, "live").await;
+    assert_eq!(told(&all), ["b1", "a2", "a3", "live"]);
+    let (before, after) = all.split_once("event: carillon.history\n").unwrap();
+    assert!(after.starts_with("data: {\"complete\":true,\"events\":3}\n\n"), "{after}");
+    let (before, id) = before.rsplit_once("id: ").unwrap();
+    assert!(!before.contains("id: "), "{before}");
+    assert!(before.starts_with("retry: ") && id.ends_with("-6\n"), "{all}");
+}
+
+#[tokio::test]
+async fn history_is_bounded_and_says_so() {
+    let limits = StreamLimits { history_events: 5, history_bytes: 4_000, ..StreamLimits::default() };
+    let world = World::new(limits).await;
+    for number in 0..4 {
+        world.say("a", &format!("a{number}")).await;
+        world.say("b", &format!("b{number}")).await;
+    }
+    let mut stream = world.open_with_history(&["a", "b"], 4);
+    let all = until(&mut stream, "\"complete\":false,\"events\":5").await;
+    assert_eq!(told(&all), ["b1", "a2", "b2", "a3", "b3"], "the oldest are left out");
+    world.say("large", &"x".repeat(3_000)).await;
+    world.say("large", &"y".repeat(3_000)).await;
+    let mut stream = world.open_with_history(&["a", "large"], 2);
+    let all = until(&mut stream, "\"complete\":false,\"events\":1").await;
+    assert!(all.contains("yyy") && !all.contains("xxx") && !all.contains("a3"), "{all}");
+}
+
+/// What comes while the history is read waits in the queue, or is replayed from the fence if that is too much.
+#[tokio::test]
+async fn what_comes_while_history_is_read_follows_it_once() {
+    for many in [3, 1_000] {
+        let world = World::new(StreamLimits::default()).await;
+        world.say("a", "before").await;
+        let mut stream = world.open_with_history(&["a"], 10);
+        let mut expected = vec!["before".to_owned()];
+        for number in 0..many {
+            expected.push(format!("during {number}"));
+            world.say("a", &expected[number + 1]).await;
+        }
+        let all = until(&mut stream, expected.last().unwrap()).await;
+        assert_eq!(told(&all), expected);
+        assert_eq!(all.matches("carillon.history").count(), 1);
+    }
+}
+
+/// Nothing that was put in front of history may carry a place, or a reconnect would leave the history out.
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_tried_again_and_gives_no_place_meanwhile() {
+    let world = World::new(StreamLimits { concurrent_replays: 1, ..StreamLimits::default() }).await;
+    world.say("a", "said").await;
+    let turn = world.streams.replays.acquire().await.unwrap();
+    let mut stream = world.open_with_history(&["a"], 1).aloud();
+    let begin = until(&mut stream, "carillon.alive").await;
+    assert!(begin.contains("\"live\":false") && !begin.contains("id:"), "{begin}");
+    stream.recalled(Err(StoreError::Unavailable("for a test".into())), fence_of(&stream), 1);
+    drop(turn);
+    let rest = until(&mut stream, "\"live\":true").await;
+    assert_eq!(told(&rest), ["said"]);
+    let mut cut_off = world.open_with_history(&["a"], 1);
+    cut_off.listener.close(Closing::SignedOut);
+    let last = until(&mut cut_off, "carillon.signout").await;
+    assert!(!last.contains("id:"), "{last}");
+}
+
+fn fence_of(stream: &EventStream) -> Fence {
+    match &stream.phase {
+        Phase::Recalling(_, fence, _) => fence.clone(),
+        _ => panic!("no history is being read"),
+    }
 }
