@@ -96,6 +96,9 @@ pub struct ServeArgs {
     /// Days that events are kept
     #[arg(long, env = "CARILLON_RETENTION_DAYS", default_value_t = 30)]
     pub retention_days: u64,
+    /// Seconds, at least 5, for which users of a node that was killed still count as present
+    #[arg(long, env = "CARILLON_PRESENCE_SECONDS", default_value_t = 15)]
+    pub presence_seconds: u64,
     /// Seconds over which streams are closed when the node is told to stop
     #[arg(long, env = "CARILLON_DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
@@ -125,6 +128,7 @@ impl ServeArgs {
         limits.care.stall_timeout = Duration::from_secs(self.stall_seconds.max(1));
         limits.care.max_age = Duration::from_secs(self.max_stream_seconds.max(1));
         limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));
+        limits.presence_lifetime = Duration::from_secs(self.presence_seconds.max(5));
         limits.drain_window = Duration::from_secs(self.drain_seconds);
         limits
     }

@@ -1,5 +1,7 @@
 //! Three nodes on a real Postgres and Redis. What happens when a part of them goes away is in `tests/ledger`.
 
+#[path = "cluster/presence.rs"]
+mod presence;
 mod support;
 
 use std::time::Instant;
@@ -23,6 +25,11 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these options for each node.
+    async fn start_with(options: &[&str]) -> Self {
         let (postgres, redis) = (PostgresServer::start(), RedisServer::start(&[]).await);
         let store_url = postgres.new_database().await;
         let people = People::new(&store_url).await;
@@ -30,7 +37,7 @@ impl Cluster {
             (people.add("alice", Role::Listener).await, people.add("bob", Role::Listener).await);
         let mut nodes = Vec::new();
         for _ in 0..3 {
-            nodes.push(Node::start(&store_url, &redis.url(""), &[]).await);
+            nodes.push(Node::start(&store_url, &redis.url(""), options).await);
         }
         Self { nodes, redis, _postgres: postgres, people, alice, bob }
     }

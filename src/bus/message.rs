@@ -88,6 +88,17 @@ pub enum Notice {
     },
     /// These permit nothing any more.
     Ended(Vec<Credential>),
+    /// Who came to a node and who left it, on one topic.
+    Presence {
+        /// The topic.
+        topic: Topic,
+        /// The node.
+        node: String,
+        /// The names of those who came.
+        joined: Vec<String>,
+        /// The names of those who left.
+        left: Vec<String>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]

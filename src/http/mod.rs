@@ -11,6 +11,7 @@ pub mod health;
 mod inbox;
 mod pages;
 mod params;
+mod presence;
 mod problem;
 pub mod server;
 mod session;
@@ -112,6 +113,7 @@ pub fn router(
         .route("/api/v1/session", post(session::sign_in).delete(session::sign_out))
         .route("/api/v1/events/{id}", delete(events::retract))
         .route("/api/v1/stream", get(stream::open))
+        .route("/api/v1/presence", get(presence::show))
         .route("/api/v1/inbox", get(inbox::list))
         .route("/api/v1/inbox/counts", get(inbox::counts))
         .route("/api/v1/inbox/read-up-to", post(inbox::read_up_to))

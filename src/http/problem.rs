@@ -11,6 +11,7 @@ use crate::event::Invalid;
 use crate::event::draft::TOO_LARGE;
 use crate::publish::{PublishError, RETRY_AFTER};
 use crate::store::StoreError;
+use crate::ttl::TtlError;
 
 /// A problem, RFC 9457 §3; `field` is our extension member.
 #[derive(Debug, Serialize)]
@@ -145,6 +146,14 @@ impl From<PublishError> for Problem {
             }
             PublishError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<TtlError> for Problem {
+    fn from(error: TtlError) -> Self {
+        tracing::warn!(%error, "a request failed");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "who is there is not known now; try again")
+            .after(RETRY_AFTER)
     }
 }
 

@@ -46,10 +46,15 @@ pub async fn open(
     let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
     let subscription = Subscription {
         reader: params.reader(&identity, &app.rules)?,
+        name: identity.user.name.into(),
+        wants_presence: params.flag("presence")?,
         filter: params.filter()?,
         credential: identity.credential,
         connection: connection.0,
     };
+    if subscription.wants_presence && subscription.reader.topics.is_empty() {
+        return Err(Invalid::new("presence", "needs a topic").into());
+    }
     // The header wins: a browser keeps it up to date, while the address stays as the page wrote it.
     let header = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
     let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());

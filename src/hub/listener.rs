@@ -1,7 +1,7 @@
 //! One listener: its filter, and the bounded queue between routing and its connection.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -59,6 +59,10 @@ pub enum Taken {
 pub struct Subscription {
     /// Who listens, and to which topics.
     pub reader: Reader,
+    /// Their name: what others on these topics are told.
+    pub name: Arc<str>,
+    /// Whether they want to be told who else is there.
+    pub wants_presence: bool,
     /// What they want of it.
     pub filter: Filter,
     /// What the permission rests on.
@@ -77,6 +81,8 @@ pub struct Listener {
     /// Only what is above it is for the queue.
     from: AtomicI64,
     opened: Instant,
+    /// Whether they have been told who is there, and may be told what changes.
+    is_told: AtomicBool,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
@@ -110,6 +116,7 @@ impl Listener {
             subscription,
             max_events,
             max_bytes,
+            is_told: AtomicBool::new(false),
             from: AtomicI64::new(0),
             opened: now,
             queue: Mutex::new(Queue {
@@ -127,6 +134,15 @@ impl Listener {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether changes of presence mean anything to them. Read and set under the hub's lock.
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_told(&self, is_told: bool) {
+        self.is_told.store(is_told, Ordering::Relaxed);
     }
 
     /// From now on everything above `at` is for the queue.

@@ -4,6 +4,7 @@
 //! (and gets it) or after (and its fence says to replay it).
 
 mod listener;
+mod presence;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,10 +13,13 @@ use std::time::Duration;
 
 use std::sync::{Mutex, MutexGuard};
 
+use tokio::sync::Notify;
+
 use crate::event::frame::control_body;
 use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
 use crate::store::Credential;
 pub use listener::{Closing, Item, Listener, Subscription, Taken};
+pub use presence::Changes;
 
 /// How many events are remembered that were taken back before they came.
 const MAX_RETRACTED: usize = 1_024;
@@ -62,6 +66,7 @@ pub struct Hub {
     applied: AtomicI64,
     limits: HubLimits,
     on_interest: Box<dyn Fn(Interest) + Send + Sync>,
+    on_presence: Notify,
 }
 
 /// The hub's state under its lock.
@@ -82,6 +87,8 @@ pub struct Routing {
     ring_floor: Position,
     /// Taken back, above `applied`.
     retracted: BTreeSet<Position>,
+    /// Whose coming and going was not yet taken note of.
+    presence: Changes,
 }
 
 /// Where a listener stands when it has just been registered or has caught breath.
@@ -122,12 +129,14 @@ impl Hub {
             ring_recipients: 0,
             ring_floor: 0,
             retracted: BTreeSet::new(),
+            presence: Changes::default(),
         };
         Self {
             routing: Mutex::new(routing),
             applied: AtomicI64::new(0),
             limits,
             on_interest: Box::new(on_interest),
+            on_presence: Notify::new(),
         }
     }
 
@@ -177,13 +186,22 @@ impl Hub {
                 (self.on_interest)(Interest::Topic(topic.clone(), true));
             }
         }
+        if !listener.reader.topics.is_empty() {
+            routing.has_come(&listener);
+            self.on_presence.notify_one();
+        }
         let fence = routing.fence(&listener, cursor);
         Ok((listener, fence))
     }
 
     /// A lagging listener has caught breath: from the new fence on, events reach its queue again.
     pub fn fence(&self, listener: &Arc<Listener>, cursor: &Cursor) -> Fence {
-        self.lock().routing.fence(listener, Some(cursor))
+        let mut guard = self.lock();
+        if listener.wants_presence {
+            guard.routing.is_untold(listener);
+            self.on_presence.notify_one();
+        }
+        guard.routing.fence(listener, Some(cursor))
     }
 
     /// Forgets a listener.
@@ -196,6 +214,10 @@ impl Hub {
         let user = listener.reader.user;
         if leave(&mut routing.by_user, &user, listener.id) {
             (self.on_interest)(Interest::User(user, false));
+        }
+        if !listener.reader.topics.is_empty() {
+            routing.has_gone(listener);
+            self.on_presence.notify_one();
         }
         for topic in &listener.reader.topics {
             if leave(&mut routing.by_topic, topic, listener.id) {

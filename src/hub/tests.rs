@@ -35,6 +35,8 @@ fn hub(limits: HubLimits) -> Hub {
 fn wish(user: UserId) -> Subscription {
     Subscription {
         reader: Reader { user, topics: vec![] },
+        name: "alice".into(),
+        wants_presence: false,
         filter: Filter::default(),
         credential: Credential::Token(user),
         connection: CancellationToken::new(),
@@ -194,4 +196,47 @@ fn streams_of_one_user_are_bounded() {
     let refused = hub.register(wish(1), None);
     assert_eq!(refused.unwrap_err(), Refused::TooManyStreams);
     assert!(hub.register(wish(2), None).is_ok());
+}
+
+/// Whoever does not know who is there, or has lost it with the queue, is told that before any change.
+#[test]
+fn changes_of_presence_are_told_to_those_who_know_who_is_there() {
+    let hub = hub(HubLimits { queue_events: 2, ..HubLimits::default() });
+    let topic: Topic = "a".parse().unwrap();
+    let watching = |user, wants_presence| {
+        let reader = Reader { user, topics: vec![topic.clone()] };
+        hub.register(Subscription { reader, wants_presence, ..wish(user) }, None).unwrap().0
+    };
+    let notices =
+        |listener: &Listener| match listener.poll_take(&mut Context::from_waker(&noop_waker()), true) {
+            Poll::Ready(Taken::Items(items)) => items
+                .iter()
+                .filter_map(|item| if let Item::Notice(body) = item { Some(body.to_string()) } else { None })
+                .collect(),
+            Poll::Ready(Taken::Lagged) => vec!["lagged".to_owned()],
+            _ => vec![],
+        };
+    let body = |text: &str| -> [Arc<str>; 1] { [text.into()] };
+    let (watches, silent) = (watching(1, true), watching(2, false));
+    let changes = hub.take_presence();
+    assert_eq!(changes.topics.iter().collect::<Vec<_>>(), [&topic]);
+    assert_eq!(changes.untold.keys().collect::<Vec<_>>(), [&watches.id]);
+    assert_eq!(hub.names_on(&topic), BTreeSet::from(["alice".into()]), "each name once");
+    hub.tell_presence(&topic, &body("too early"));
+    hub.begin_presence(&watches, &body("who is there"));
+    hub.tell_presence(&topic, &body("a change"));
+    assert_eq!(notices(&watches), ["who is there", "a change"]);
+    assert_eq!(notices(&silent), [""; 0]);
+
+    (0..3).for_each(|_| hub.tell_presence(&topic, &body("too much")));
+    assert_eq!(notices(&watches), ["lagged"]);
+    hub.fence(&watches, &Cursor::at(epoch(), 10));
+    hub.tell_presence(&topic, &body("a change that means nothing now"));
+    let changes = hub.take_presence();
+    assert!(changes.topics.is_empty() && changes.untold.contains_key(&watches.id));
+    hub.begin_presence(&watches, &body("who is there now"));
+    assert_eq!(notices(&watches), ["who is there now"]);
+    hub.unregister(&watches);
+    let changes = hub.take_presence();
+    assert!(changes.topics.contains(&topic) && changes.untold.is_empty());
 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod figures;
 mod housekeeping;
+pub mod presence;
 mod sequencer;
 pub mod stream;
 mod subscriber;
@@ -26,6 +27,7 @@ use crate::store::{Credential, LogState, Store, StoreError};
 use crate::ttl::Ttl;
 use clock::Clock;
 use figures::Teller;
+use presence::Presence;
 pub use sequencer::SequencerLimits;
 use stream::{StreamLimits, Streams};
 
@@ -56,6 +58,8 @@ pub struct NodeLimits {
     pub retention: Duration,
     /// How often old events are removed.
     pub retire_every: Duration,
+    /// How long a node's users count as present after it last said so.
+    pub presence_lifetime: Duration,
     /// Over how long streams are closed when the node is drained.
     pub drain_window: Duration,
 }
@@ -75,6 +79,7 @@ impl Default for NodeLimits {
             heartbeat_every: Duration::from_secs(1),
             retention: Duration::from_secs(30 * 86_400),
             retire_every: Duration::from_secs(60),
+            presence_lifetime: Duration::from_secs(15),
             drain_window: Duration::from_secs(10),
         }
     }
@@ -108,6 +113,7 @@ pub struct Node {
     store: Store,
     bus: Bus,
     ttl: Ttl,
+    presence: Presence,
     health: Health,
     teller: Teller,
     limits: NodeLimits,
@@ -157,6 +163,7 @@ impl Node {
             store,
             bus,
             ttl,
+            presence: Presence::new(),
             health: Health::default(),
             teller: Teller::default(),
             limits,
@@ -166,6 +173,7 @@ impl Node {
             stop: CancellationToken::new(),
         });
         tasks.spawn(subscriber::run(node.clone(), events));
+        tasks.spawn(presence::run(node.clone()));
         housekeeping::spawn(&node, &mut tasks);
         tokio::spawn(supervise(node.stop.clone(), tasks));
         Ok(node)

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::Node;
+use super::presence::Heard;
 use super::sequencer::{Moment, Output, Sequencer};
 use crate::bus::message::{Message, Notice};
 use crate::bus::{BusEvent, BusEvents};
@@ -108,6 +109,7 @@ impl Subscriber {
             }
             BusEvent::Restored => {
                 self.is_bus_down = false;
+                self.node.presence.doubt();
                 self.ask_at = Instant::now();
             }
         }
@@ -158,6 +160,9 @@ impl Subscriber {
                 guard.notify(&audience, "carillon.retract", &json!({ "position": position }));
             }
             Notice::Ended(credentials) => hub.end(&credentials),
+            Notice::Presence { topic, node, joined, left } => {
+                self.node.presence.hear(Heard { topic, node, joined, left });
+            }
         }
     }
 

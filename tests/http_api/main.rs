@@ -6,6 +6,7 @@ mod health;
 mod history;
 mod inbox;
 mod pages;
+mod presence;
 mod publish;
 mod session;
 mod setup;
@@ -51,6 +52,10 @@ suite!(
     stream::asked_to_a_stream_says_aloud_that_it_lives,
     topics::only_those_permitted_read_a_topic,
     topics::only_those_permitted_publish_to_a_topic,
+    presence::who_is_there_is_told_first_and_then_who_comes_and_goes,
+    presence::who_reloads_or_has_another_tab_neither_joins_nor_leaves,
+    presence::a_crowd_is_told_as_a_whole,
+    presence::presence_has_its_rules,
     inbox::pages_are_complete_and_do_not_overlap,
     inbox::data_is_shown_as_it_was_sent,
     inbox::filters_choose_what_is_listed,

@@ -78,6 +78,8 @@ impl World {
         let topics = topics.iter().map(|topic| topic.parse::<Topic>().unwrap()).collect();
         let subscription = Subscription {
             reader: Reader { user: 1, topics },
+            name: "alice".into(),
+            wants_presence: false,
             filter: Filter::default(),
             credential: Credential::Token(1),
             connection: CancellationToken::new(),
@@ -89,6 +91,8 @@ impl World {
         let epoch = self.store.log_state().await.unwrap().epoch;
         let subscription = Subscription {
             reader: Reader { user: 1, topics: vec![] },
+            name: "alice".into(),
+            wants_presence: false,
             filter: Filter::default(),
             credential: Credential::Token(1),
             connection: CancellationToken::new(),

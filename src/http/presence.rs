@@ -1,0 +1,28 @@
+//! Who is on a topic.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::auth::ListenerCaller;
+use super::params::Params;
+use super::problem::Problem;
+use crate::event::Invalid;
+use crate::node::Node;
+use crate::node::presence::Present;
+use crate::topic_rules::TopicRules;
+
+/// `GET /api/v1/presence`
+pub async fn show(
+    ListenerCaller(identity): ListenerCaller,
+    State(node): State<Arc<Node>>,
+    State(rules): State<TopicRules>,
+    params: Params,
+) -> Result<Json<Present>, Problem> {
+    let reader = params.reader(&identity, &rules)?;
+    let [topic] = &reader.topics[..] else {
+        return Err(Invalid::new("topic", "must stand once").into());
+    };
+    Ok(Json(node.present(topic).await?))
+}

@@ -1,0 +1,141 @@
+//! Who is on a topic, over several nodes.
+
+use std::time::Duration;
+
+use super::*;
+use tokio::time::sleep;
+
+const WATCH: &str = "topic=chat/room&presence=true";
+/// What nodes are told with `--presence-seconds`, where a killed node's users are to be missed soon.
+const LIFETIME: Duration = Duration::from_secs(6);
+
+/// What a listener was told of presence: `[alice bob]`, `+carol`, `-carol`, in that order.
+fn told(listener: &Listener) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let log = listener.log();
+    let told = log.notices.iter().filter_map(|(name, data)| match name.as_str() {
+        "carillon.presence" => {
+            let users: Vec<_> = data["users"].as_array().unwrap().iter().map(text).collect();
+            assert_eq!(data["count"], users.len());
+            Some(format!("[{}]", users.join(" ")))
+        }
+        "carillon.join" => Some(format!("+{}", text(&data["user"]))),
+        "carillon.leave" => Some(format!("-{}", text(&data["user"]))),
+        _ => None,
+    });
+    told.collect()
+}
+
+async fn until_told(listener: &Listener, expected: &[&str]) {
+    wait_until(DEADLINE, &format!("{expected:?} is told"), async || told(listener).len() >= expected.len())
+        .await;
+    assert_eq!(told(listener), expected);
+}
+
+async fn ask(cluster: &Cluster, node: usize) -> Result<Vec<String>, u16> {
+    let address = format!("{}/api/v1/presence?topic=chat/room", cluster.nodes[node].address);
+    let answer = reqwest::Client::new().get(address).bearer_auth(&cluster.alice).send().await.unwrap();
+    if answer.status() != 200 {
+        return Err(answer.status().as_u16());
+    }
+    let answer: Value = answer.json().await.unwrap();
+    Ok(answer["users"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_and_goes_on_one_node_is_told_on_others() {
+    let cluster = Cluster::start().await;
+    let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
+    until_told(&alice, &["[alice]"]).await;
+    let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
+    until_told(&alice, &["[alice]", "+bob"]).await;
+    until_told(&bob, &["[alice bob]"]).await;
+    for node in 0..3 {
+        assert_eq!(ask(&cluster, node).await.unwrap(), ["alice", "bob"], "node {node}");
+    }
+    // A reload, then another tab on a third node that outlasts the first: nobody left.
+    drop(bob);
+    sleep(Duration::from_millis(500)).await;
+    let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
+    until_told(&bob, &["[alice bob]"]).await;
+    let elsewhere = Listener::start(&cluster.from(2), &cluster.bob, WATCH).await;
+    until_told(&elsewhere, &["[alice bob]"]).await;
+    drop(bob);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(told(&alice), ["[alice]", "+bob"]);
+    assert_eq!(told(&elsewhere), ["[alice bob]"]);
+    drop(elsewhere);
+    until_told(&alice, &["[alice]", "+bob", "-bob"]).await;
+    for node in 0..3 {
+        assert_eq!(ask(&cluster, node).await.unwrap(), ["alice"], "node {node}");
+    }
+}
+
+/// One of its users comes back on another node and has not left; the other is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_a_killed_node_leave_unless_they_are_elsewhere() {
+    let mut cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
+    let carol = cluster.people.add("carol", Role::Listener).await;
+    let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
+    until_told(&alice, &["[alice]"]).await;
+    let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
+    until_told(&alice, &["[alice]", "+bob"]).await;
+    // Comes back to the same address only, where nobody is.
+    let carol = Listener::start(&cluster.from(1)[..1], &carol, WATCH).await;
+    until_told(&alice, &["[alice]", "+bob", "+carol"]).await;
+    until_told(&carol, &["[alice bob carol]"]).await;
+    cluster.nodes[1].kill();
+    let begun = Instant::now();
+    until_told(&alice, &["[alice]", "+bob", "+carol", "-carol"]).await;
+    let took = begun.elapsed();
+    println!("the user of a killed node left after {took:?}");
+    assert!(took < LIFETIME * 2 + Duration::from_secs(3), "{took:?}");
+    wait_until(DEADLINE, "bob has come back", async || bob.log().connections == 2).await;
+    assert_eq!(ask(&cluster, 2).await.unwrap(), ["alice", "bob"]);
+    sleep(LIFETIME).await;
+    assert_eq!(told(&alice), ["[alice]", "+bob", "+carol", "-carol"], "bob never left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_leaves_because_redis_is_emptied_or_away() {
+    let mut cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
+    let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
+    until_told(&alice, &["[alice]"]).await;
+    let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
+    until_told(&alice, &["[alice]", "+bob"]).await;
+    let _third = Listener::start(&cluster.from(2), &cluster.bob, WATCH).await;
+    for _ in 0..3 {
+        cluster.redis.ask(&["FLUSHALL"]).await;
+        assert!(cluster.redis.ask(&["DBSIZE"]).await.contains("int(0)"));
+        wait_until(DEADLINE, "all are entered again", async || {
+            ask(&cluster, 0).await == Ok(vec!["alice".into(), "bob".into()])
+        })
+        .await;
+        sleep(LIFETIME / 2).await;
+    }
+    cluster.redis.kill();
+    wait_until(DEADLINE, "who is there is not known", async || ask(&cluster, 0).await == Err(503)).await;
+    sleep(LIFETIME).await;
+    cluster.redis.restart().await;
+    wait_until(DEADLINE, "all are entered again", async || {
+        ask(&cluster, 2).await == Ok(vec!["alice".into(), "bob".into()])
+    })
+    .await;
+    sleep(LIFETIME).await;
+    assert_eq!(told(&alice), ["[alice]", "+bob"]);
+    assert_eq!(told(&bob), ["[alice bob]"]);
+}
+
+/// Words on the bus may be lost, both that somebody came and that they left: the set is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_heard_is_found_in_the_set() {
+    let cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
+    let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
+    until_told(&alice, &["[alice]"]).await;
+    // Entered by a node that says nothing about it, and refreshes it no more.
+    let ends = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + LIFETIME;
+    let (set, ends) = ("carillon:set:presence:chat/room", ends.as_millis().to_string());
+    cluster.redis.ask(&["ZADD", set, &ends, "silent dave"]).await;
+    until_told(&alice, &["[alice]", "+dave"]).await;
+    until_told(&alice, &["[alice]", "+dave", "-dave"]).await;
+}
