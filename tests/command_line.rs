@@ -168,6 +168,20 @@ async fn one_event_is_published_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tail_begins_with_what_was_said_and_tells_who_is_there() {
+    let place = Place::new().await;
+    for number in ["1", "2", "3"] {
+        place.publish(&["--type", "said", "--to", "topic:chat/room", number]).succeeds().await;
+    }
+    let tail =
+        place.tail(&["--topic", "chat/room", "--history", "2", "--presence", "--count", "3", "--json"]).await;
+    let is_told = async || tail.errors().contains("chat/room: here are alice\n");
+    wait_until(DEADLINE, "who is there is told", is_told).await;
+    place.publish(&["--type", "said", "--to", "topic:chat/room", "4"]).succeeds().await;
+    assert_eq!(numbers(&tail.succeeds().await), [2, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_lines_arrive_in_order() {
     let place = Place::new().await;
     let tail = place.tail(&["--json", "--count", "2500"]).await;
@@ -403,19 +417,23 @@ fn a_wrong_option_is_told_in_one_line() {
     let store = format!("sqlite:{}", folder.path().join("carillon.sqlite").display());
     let serve = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"];
     let one = ["publish", "--token", "t", "--type", "a", "--to", "everyone"];
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["tail", "--token", "t", "--server", "nonsense"], "'nonsense' is not an address"),
         (&[&one[..], &["1", "--server", "nonsense"]].concat(), "'nonsense' is not an address"),
         (&["tail", "--token", "t", "--server", "https://host"], "TLS"),
         (&["tail"], "a token is missing"),
         (&["tail", "--token", "t", "--cursor", "nonsense"], "--cursor"),
         (&["tail", "--token", "t", "--topic", "/"], "--topic"),
+        (&["tail", "--token", "t", "--topic", "a", "--history", "0"], "--history"),
+        (&["tail", "--token", "t", "--history", "1"], "--topic"),
+        (&["tail", "--token", "t", "--presence"], "--topic"),
         (&["tail", "--nonsense"], "--nonsense"),
         (&[&one[..], &["no json"]].concat(), "not JSON"),
         (&[&one[..], &["--priority", "most", "1"]].concat(), "--priority: "),
         (&["publish", "--token", "t", "--type", "a", "1"], "--to"),
         (&["publish", "--token", "t"], "nothing to publish"),
         (&["publish", "--token", "t", "--lines", "--batch", "0"], "--batch"),
+        (&[&serve[..], &["--topic-rule", "a read=all"]].concat(), "--topic-rule"),
         (&[&serve[..], &["--store-url", "nonsense:"]].concat(), "store"),
         (&[&serve[..], &["--store-url", &store, "--bus-url", "nonsense:"]].concat(), "--bus-url"),
     ];

@@ -42,6 +42,17 @@ pub(super) struct TailArgs {
     /// Also events for this topic; may be repeated
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<Topic>,
+    /// Begin with the last events of each topic, so many (up to 100); not when going on from a cursor
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "topics",
+        value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    history: Option<u8>,
+    /// Also tell, on standard error, who is on the topics, who comes and who leaves
+    #[arg(long, requires = "topics")]
+    presence: bool,
     /// Go on from here instead of from now
     #[arg(long)]
     cursor: Option<Cursor>,
@@ -167,7 +178,10 @@ impl Tail {
         let types = self.args.types.iter().map(|t| ("type", t.as_str()));
         let topics = self.args.topics.iter().map(|t| ("topic", t.as_str()));
         let priority = self.args.min_priority.iter().map(|p| ("min_priority", p.as_str()));
-        let pairs: Vec<_> = types.chain(topics).chain(priority).collect();
+        let history = self.args.history.map(|count| count.to_string());
+        let history = history.iter().map(|count| ("history", count.as_str()));
+        let presence = self.args.presence.then_some(("presence", "true"));
+        let pairs: Vec<_> = types.chain(topics).chain(priority).chain(history).chain(presence).collect();
         if !pairs.is_empty() {
             address.query_pairs_mut().extend_pairs(pairs);
         }
@@ -246,6 +260,7 @@ impl Tail {
         match event.event.as_str() {
             "carillon.reset" => say(&reset(&event.data)),
             "carillon.signout" => bail!("signed out: the token was revoked, or has ended"),
+            "carillon.presence" | "carillon.join" | "carillon.leave" => say(&presence(event)),
             name if self.args.verbose => say(&format!("{} {}", harmless(name), harmless(&event.data))),
             _ => {}
         }
@@ -318,6 +333,31 @@ fn reset(data: &str) -> String {
     format!("events may be missing: {meaning}")
 }
 
+/// What the stream says of who is on a topic.
+fn presence(event: &SseEvent) -> String {
+    #[derive(Deserialize)]
+    struct Told {
+        topic: String,
+        user: Option<String>,
+        #[serde(default)]
+        users: Vec<String>,
+        count: Option<usize>,
+    }
+    let told = match serde_json::from_str::<Told>(&event.data) {
+        Ok(Told { topic, user: Some(user), .. }) if event.event == "carillon.join" => {
+            format!("{topic}: {user} came")
+        }
+        Ok(Told { topic, user: Some(user), .. }) => format!("{topic}: {user} left"),
+        Ok(Told { topic, users, count, .. }) => {
+            let unnamed = count.unwrap_or_default().saturating_sub(users.len());
+            let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+            format!("{topic}: here are {}{more}", users.join(", "))
+        }
+        Err(_) => format!("{} {}", event.event, event.data),
+    };
+    harmless(&told)
+}
+
 /// The last ids: some more than [`IDS_KEPT`] would be of no use, since a stream repeats only its end.
 #[derive(Debug, Default)]
 struct Recent {
@@ -380,6 +420,21 @@ mod tests {
     fn resets_are_explained() {
         assert!(reset(r#"{"reason":"retention","cursor":"a-1"}"#).contains("older than"));
         assert_eq!(reset(r#"{"reason":"\u001b"}"#), "events may be missing: \\u001b");
+    }
+
+    #[test]
+    fn presence_is_told_in_words() {
+        let told = |name: &str, data: &str| {
+            presence(&SseEvent { event: name.into(), data: data.into(), id: String::new() })
+        };
+        let crowd = r#"{"topic":"a/b","users":["alice","bob"],"count":5}"#;
+        assert_eq!(told("carillon.presence", crowd), "a/b: here are alice, bob and 3 more");
+        assert_eq!(told("carillon.join", r#"{"topic":"a/b","user":"carol"}"#), "a/b: carol came");
+        assert_eq!(
+            told("carillon.leave", r#"{"topic":"a/b","user":"\u001bcarol"}"#),
+            "a/b: \\u001bcarol left"
+        );
+        assert_eq!(told("carillon.join", "nonsense"), "carillon.join nonsense");
     }
 
     #[test]
