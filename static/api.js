@@ -7,9 +7,10 @@ export class SignedOut extends Error {}
 
 /** The server answered, and said no. */
 export class Refused extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, field) {
     super(detail);
     this.status = status;
+    this.field = field;
   }
 }
 
@@ -34,7 +35,7 @@ export async function call(path, { method = 'GET', body, key } = {}) {
   if (response.status === 401) throw new SignedOut();
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Refused(response.status, problem.detail ?? 'the server could not do this');
+    throw new Refused(response.status, problem.detail ?? 'the server could not do this', problem.field);
   }
   return response.status === 204 ? null : response.json();
 }

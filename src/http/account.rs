@@ -68,6 +68,13 @@ pub struct ShownToken {
     expires_at: Option<String>,
 }
 
+impl ShownToken {
+    /// The same where whose it is goes without saying.
+    pub fn of_the_reader(self) -> Self {
+        Self { user: String::new(), ..self }
+    }
+}
+
 impl From<&Token> for ShownToken {
     fn from(token: &Token) -> Self {
         Self {
@@ -195,7 +202,7 @@ pub async fn set_password(
     let user =
         accounts.check_password(&identity.user.name, &body.old).await.map_err(|error| match error {
             // Not 401: whoever asks is signed in, and stays so.
-            AccountError::WrongPassword => Invalid::new("old", "is not your password").into(),
+            AccountError::WrongPassword => Invalid::new("old", "is wrong").into(),
             error => Problem::from(error),
         })?;
     let set = accounts.set_password(user.id, &body.new, Some(&secret)).await;

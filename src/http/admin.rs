@@ -44,7 +44,7 @@ impl From<&User> for ShownUser {
 }
 
 /// A page of something, and what to ask for next with `after`.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Listing<T> {
     /// What is on the page.
     pub shown: Vec<T>,

@@ -109,7 +109,7 @@ where
         let Caller(identity) = Caller::from_request_parts(parts, state).await?;
         match identity.credential {
             Credential::Session(secret) => Ok(Self(identity, secret)),
-            Credential::Token(_) => Err(Problem::forbidden("a token may not manage accounts: sign in")),
+            Credential::Token(_) => Err(Problem::in_person()),
         }
     }
 }

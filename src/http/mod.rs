@@ -103,6 +103,8 @@ pub fn router(
     let pages = Router::new()
         .merge(if settings.examples { examples } else { Router::new() })
         .route("/", get(pages::inbox::show))
+        .route("/cluster", get(pages::cluster::show))
+        .route("/account", get(pages::account::show))
         .route("/login", get(pages::login).post(session::sign_in_form))
         .route("/logout", post(session::sign_out_form))
         .route("/static/{name}", get(pages::files::current))

@@ -47,6 +47,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
+    /// By a token, what only somebody who is signed in may do.
+    pub fn in_person() -> Self {
+        Self::forbidden("a token may not manage accounts: sign in")
+    }
+
     /// Not there, or not theirs.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "there is no such thing here")

@@ -2,6 +2,8 @@
 //!
 //! Needs `CARILLON_TEST_POSTGRES_URL` and `redis-server` on the path: run it with `scripts/test --test http_api`.
 
+mod account;
+mod admin;
 mod health;
 mod history;
 mod inbox;
@@ -69,6 +71,15 @@ suite!(
     session::other_sites_may_not_act_with_a_cookie,
     session::a_token_permits_what_it_says_while_it_lasts,
     session::a_page_of_one_account_gets_nothing_of_another,
+    account::an_account_is_managed_by_who_is_signed_in,
+    account::sessions_are_told_apart_and_ended,
+    account::tokens_are_made_shown_once_and_revoked,
+    account::a_new_password_needs_the_old_and_ends_other_sessions,
+    admin::only_admins_who_are_signed_in_may,
+    admin::users_are_listed_added_and_let_in_again,
+    admin::sessions_and_tokens_of_everybody_end_at_once,
+    admin::a_node_tells_its_figures_once_and_as_a_stream,
+    admin::no_more_watch_than_there_is_room_for,
     pages::pages_need_a_session_and_send_back_only_here,
     pages::pages_hold_nothing_that_runs_inline,
     pages::files_are_kept_for_ever_under_names_that_change_with_them,

@@ -72,7 +72,10 @@ suite!(
     accounts::users_have_names_of_their_own,
     accounts::a_new_password_ends_sessions,
     accounts::tokens_end_by_time_and_by_revocation,
+    accounts::tokens_are_listed_while_they_are_valid,
     accounts::sessions_end_by_time_and_by_word,
+    accounts::sessions_are_told_apart_and_ended,
+    accounts::the_use_of_a_session_is_noted_now_and_then,
 );
 
 /// Runs one statement on the database itself, behind the store's back.

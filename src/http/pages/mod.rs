@@ -1,5 +1,7 @@
 //! The pages: rendered on the server, with templates embedded in the program. One file for each page.
 
+pub mod account;
+pub mod cluster;
 pub mod examples;
 pub mod files;
 pub mod inbox;
@@ -109,12 +111,17 @@ pub struct Visitor(pub Identity);
 
 impl Visitor {
     /// The visitor, if they have at least this role.
-    #[expect(dead_code, reason = "no page needs one yet")]
     fn with_role(self, role: Role) -> Result<Identity, Problem> {
         if self.0.user.role >= role {
             return Ok(self.0);
         }
         Err(Problem::forbidden(&format!("this page needs the role {}", role.as_str())))
+    }
+
+    /// As [`Self::with_role`], and in person: a token may not manage accounts, nor see what there is to manage.
+    fn signed_in(self, role: Role) -> Result<Identity, Problem> {
+        let identity = self.with_role(role)?;
+        if identity.session.is_some() { Ok(identity) } else { Err(Problem::in_person()) }
     }
 }
 

@@ -1,0 +1,77 @@
+// The account page: one's own sessions, tokens and password.
+
+import { ask, attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret, signIn } from './manage.js';
+
+const by = (id) => document.getElementById(id);
+const text = (row, of) => row.querySelector(`[data-of=${of}]`).textContent;
+const others = () => [...by('sessions').children].filter((row) => !('current' in row.dataset));
+
+function showOthers() {
+  by('end-others').hidden = others().length === 0;
+}
+
+onEnd(
+  by('sessions'),
+  (row) => ('current' in row.dataset ? 'Sign out here?' : `Sign out ${text(row, 'browser')}?`),
+  (row) => `/account/sessions/${row.dataset.id}`,
+  (row) => {
+    if ('current' in row.dataset) return signIn();
+    removeRow(row);
+    showOthers();
+    say('Signed out there.');
+  },
+);
+
+by('end-others').addEventListener('click', async ({ currentTarget: button }) => {
+  if (!(await confirmed('Sign out everywhere but here?', 'Sign out everywhere else'))) return;
+  await attempt(button, async () => {
+    const { ended } = await ask('/account/sessions', { method: 'DELETE' });
+    others().forEach((row) => row.remove());
+    say(ended === 1 ? 'One other session has ended.' : `${ended} other sessions have ended.`);
+  });
+  showOthers();
+  by('sessions-title').focus();
+});
+
+onEnd(
+  by('tokens'),
+  (row) => `Revoke the token ${text(row, 'name')}? Whatever uses it stops working.`,
+  (row) => `/account/tokens/${row.dataset.id}`,
+  (row) => {
+    removeRow(row);
+    say('The token is revoked.');
+  },
+);
+
+onSubmit(
+  by('new-token'),
+  { name: 'The name', scopes: 'What it may do', days: 'The number of days' },
+  async (fields, tell) => {
+    const scopes = ['listen', 'publish'].filter((scope) => fields[scope].checked);
+    if (!scopes.length) return tell('listen', 'Choose what it may do.');
+    const days = fields.days.value ? Number(fields.days.value) : null;
+    const body = { name: fields.name.value, scopes, days };
+    const made = await ask('/account/tokens', { method: 'POST', body });
+    const texts = { ...made, scopes: made.scopes.join(', '), user: '' };
+    by('tokens').prepend(newRow(by('token-blank'), made.id, texts));
+    by('new-token').reset();
+    say('The token is made.');
+    showSecret(`The token ${made.name}`, made.secret);
+  },
+);
+
+onSubmit(
+  by('new-password'),
+  { old: 'The old password', new: 'The new password' },
+  async (fields, tell) => {
+    if (fields.new.value !== fields.again.value) return tell('again', 'The two new passwords differ.');
+    const body = { old: fields.old.value, new: fields.new.value };
+    const { ended } = await ask('/account/password', { method: 'PUT', body });
+    by('new-password').reset();
+    others().forEach((row) => row.remove());
+    showOthers();
+    say(ended ? 'The password is set, and you are signed out everywhere else.' : 'The password is set.');
+  },
+);
+
+showOthers();

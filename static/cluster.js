@@ -1,0 +1,135 @@
+// The cluster page: the nodes as they are, and everybody's accounts.
+
+import './users.js';
+import { Chart, format } from './chart.js';
+import { signIn } from './manage.js';
+import { watch } from './watch.js';
+
+/** A node that is not heard of for so long, though it should be, is told so. */
+const QUIET = 6_000;
+/** The most cards of nodes that are gone: the earliest leave first. */
+const MAX_GONE = 20;
+
+const by = (id) => document.getElementById(id);
+const cards = by('nodes');
+const nodes = new Map();
+
+const FIGURES = {
+  listeners: (node) => node.listeners,
+  published: (node) => node.published_per_second,
+  delivered: (node) => node.delivered_per_second,
+  lag: (node) => node.lag,
+};
+const clock = (time) => new Date(time).toLocaleTimeString();
+
+class Card {
+  told = null;
+  state = '';
+  #charts = new Map();
+
+  constructor(element) {
+    this.element = element;
+    for (const figure of element.querySelectorAll('[data-figure]')) {
+      const chart = new Chart(figure.querySelector('svg'), figure.querySelector('.peak'));
+      this.#charts.set(figure.dataset.figure, { chart, value: figure.querySelector('.value') });
+    }
+  }
+
+  show(node, at, now) {
+    this.told = node;
+    for (const [name, read] of Object.entries(FIGURES)) {
+      const { chart, value } = this.#charts.get(name);
+      chart.add(now, read(node));
+      value.textContent = format(read(node));
+    }
+    const quiet = Date.parse(at) - Date.parse(node.told_at) > QUIET;
+    if (quiet) this.is('quiet', `silent since ${clock(node.told_at)}`);
+    else if (node.draining) this.is('draining', 'draining: it was told to stop');
+    else if (node.reasons.length) this.is('unready', 'not ready');
+    else this.is('ready', 'ready');
+    const behind = node.lag > 0 && node.lag_seconds >= 1 ? [`behind for ${format(node.lag_seconds)} seconds`] : [];
+    const reasons = node.draining ? [] : node.reasons;
+    this.#put('why', [...reasons, ...behind].join('; '));
+    this.#put('bus', node.bus_ok ? 'well' : 'away');
+    this.#put('store', node.store_ok ? 'well' : 'away');
+    this.#put('memory', node.memory_bytes ? `${format(node.memory_bytes / 2 ** 20)} MiB` : 'unknown');
+  }
+
+  /** Not told of any more: `state` is gone, or unknown if the others cannot be asked. */
+  miss(state, now) {
+    for (const { chart } of this.#charts.values()) chart.draw(now);
+    const since = this.told ? clock(this.told.told_at) : clock(now);
+    this.is(state, state === 'gone' ? `gone since ${since}` : `unknown since ${since}`);
+    this.#put('why', '');
+  }
+
+  is(state, words) {
+    this.state = state;
+    this.element.dataset.state = state;
+    this.#put('state', words);
+  }
+
+  #put(of, text) {
+    const part = this.element.querySelector(`[data-of=${of}]`);
+    if (part.textContent !== text) part.textContent = text;
+  }
+}
+
+function newCard(node) {
+  const element = by('node-blank').content.firstElementChild.cloneNode(true);
+  element.dataset.name = node.name;
+  element.dataset.place = `${node.host} ${node.address} ${node.name}`;
+  const texts = { where: `${node.host} ${node.address}`, version: node.version, started: node.started_at };
+  for (const [of, text] of Object.entries(texts)) element.querySelector(`[data-of=${of}]`).textContent = text;
+  const started = element.querySelector('[data-of=started]');
+  started.dateTime = node.started_at;
+  started.textContent = new Date(node.started_at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+  const after = [...cards.children].find((other) => other.dataset.place > element.dataset.place);
+  cards.insertBefore(element, after ?? null);
+  return new Card(element);
+}
+
+function show({ at, told_by: teller, nodes: told, complete }) {
+  const now = Date.now();
+  const before = summary();
+  for (const node of told) {
+    if (!nodes.has(node.name)) nodes.set(node.name, newCard(node));
+    nodes.get(node.name).show(node, at, now);
+  }
+  const names = new Set(told.map(({ name }) => name));
+  for (const [name, card] of nodes) {
+    if (!names.has(name)) card.miss(complete || card.state === 'gone' ? 'gone' : 'unknown', now);
+  }
+  const gone = [...nodes].filter(([, card]) => card.state === 'gone');
+  for (const [name, card] of gone.slice(0, Math.max(0, gone.length - MAX_GONE))) {
+    card.element.remove();
+    nodes.delete(name);
+  }
+  const own = nodes.get(teller)?.told;
+  by('incomplete').hidden = complete;
+  by('incomplete').textContent = complete
+    ? ''
+    : `The other nodes cannot be asked about at the moment. Only ${own?.host} ${own?.address} tells of itself.`;
+  const after = summary();
+  by('summary').textContent = after;
+  if (before !== after) by('say-polite').textContent = after;
+}
+
+function summary() {
+  const count = (state) => [...nodes.values()].filter((card) => card.state === state).length;
+  const all = ['ready', 'draining', 'unready', 'quiet', 'unknown', 'gone'].map((state) => [count(state), state]);
+  const words = { unready: 'not ready', quiet: 'silent' };
+  return all.filter(([n]) => n).map(([n, state]) => `${n} ${words[state] ?? state}`).join(', ');
+}
+
+for (const element of cards.children) nodes.set(element.dataset.name, new Card(element));
+
+const account = encodeURIComponent(document.querySelector('main').dataset.account);
+watch(`/api/v1/cluster/stream?account=${account}`, {
+  nodes: show,
+  state(state, since) {
+    by('pill').dataset.state = state;
+    by('pill').textContent = state === 'offline' ? `offline since ${clock(since)}` : state;
+  },
+  signedOut: signIn,
+});

@@ -1,0 +1,149 @@
+// What the pages that manage accounts share: asking before something ends, secrets shown once, and what came of it.
+
+import { call, SignedOut } from './api.js';
+
+const by = (id) => document.getElementById(id);
+const page = document.querySelector('main');
+
+/** Calls the API as the account this page is of: whoever signed in as somebody else meanwhile does nothing by it. */
+export function ask(path, options) {
+  const mark = path.includes('?') ? '&' : '?';
+  return call(`${path}${mark}account=${encodeURIComponent(page.dataset.account)}`, options);
+}
+
+export function signIn() {
+  location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+}
+
+/** Says what came of it, to the eye and to a screen reader. */
+export function say(text, isBad = false) {
+  by('result').textContent = text;
+  by('result').classList.toggle('is-bad', isBad);
+}
+
+function explain(error) {
+  if (!error.status) return 'The server cannot be reached at the moment. Try again.';
+  if (error.status === 404) return 'That is gone already. Reload the page to see what is there.';
+  if (error.status === 429) return 'Too many attempts. Wait a minute and try again.';
+  return `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+}
+
+/** Does something that needs the server while `button` waits; true if it worked. */
+export async function attempt(button, work, failed = (error) => say(explain(error), true)) {
+  button.disabled = true;
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (error instanceof SignedOut) signIn();
+    else failed(error);
+    return false;
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** Has a form sent by script: `send` gets its fields, and mistakes are told at the field. `nouns` name the fields. */
+export function onSubmit(form, nouns, send) {
+  const error = form.querySelector('.error');
+  const tell = (field, text) => {
+    error.textContent = text;
+    const input = form.elements[field];
+    if (!(input instanceof HTMLElement)) return;
+    input.setAttribute('aria-invalid', 'true');
+    input.focus();
+  };
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    error.textContent = '';
+    form.querySelectorAll('[aria-invalid]').forEach((input) => input.removeAttribute('aria-invalid'));
+    await attempt(form.querySelector('button.primary'), () => send(form.elements, tell), (refused) => {
+      const { field } = refused;
+      const message = refused.message.replace(`${field}: `, '');
+      tell(field, nouns[field] ? `${nouns[field]} ${message}.` : explain(refused));
+    });
+  });
+}
+
+/** Asks whether to go on; resolves to the answer. Escape means no. */
+export function confirmed(question, verb) {
+  const dialog = by('confirm');
+  by('question').textContent = question;
+  by('yes').textContent = verb;
+  dialog.returnValue = '';
+  dialog.showModal();
+  return new Promise((answer) => {
+    dialog.addEventListener('close', () => answer(dialog.returnValue === 'yes'), { once: true });
+  });
+}
+
+/** Shows a secret that is shown only now. */
+export function showSecret(title, secret) {
+  by('secret-title').textContent = title;
+  by('secret-text').textContent = secret;
+  by('copied').textContent = '';
+  by('secret').showModal();
+}
+
+async function copy() {
+  try {
+    // Only there where the connection is a secure one.
+    await navigator.clipboard.writeText(by('secret-text').textContent);
+    by('copied').textContent = 'Copied.';
+  } catch {
+    getSelection().selectAllChildren(by('secret-text'));
+    by('copied').textContent = 'It is selected: copy it with the keyboard or the menu.';
+  }
+}
+
+by('copy').addEventListener('click', copy);
+by('secret').addEventListener('close', () => {
+  by('secret-text').textContent = '';
+});
+
+/** Times as they are where the reader is. */
+export function localTimes(root) {
+  for (const time of root.querySelectorAll('time')) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    time.textContent = at.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+    time.title = time.dateTime;
+  }
+}
+
+/** A row like the others of a list, from its blank: elements named by `data-of` get these texts. */
+export function newRow(blank, id, texts) {
+  const row = blank.content.firstElementChild.cloneNode(true);
+  row.dataset.id = id;
+  for (const part of row.querySelectorAll('[data-of]')) {
+    const text = texts[part.dataset.of] ?? '';
+    if (part.matches('time')) part.dateTime = text;
+    part.textContent = text;
+    if (!text) (part.closest('[data-if]') ?? part).hidden = true;
+  }
+  row.dataset.user = texts.user ?? '';
+  localTimes(row);
+  return row;
+}
+
+/** Takes a row away; the keyboard goes on where it was. */
+export function removeRow(row) {
+  const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector('button');
+  const heading = row.closest('section').querySelector('h2');
+  row.remove();
+  (next ?? heading).focus();
+}
+
+/** Has the buttons of a list that end something ask first, then do it. */
+export function onEnd(list, question, path, ended) {
+  list.addEventListener('click', async ({ target }) => {
+    const button = target.closest('button.end');
+    if (!button) return;
+    const row = button.closest('li');
+    if (!(await confirmed(question(row), button.textContent))) return;
+    const isDone = await attempt(button, () => ask(path(row), { method: 'DELETE' }));
+    if (isDone) ended(row);
+  });
+}
+
+localTimes(document);
