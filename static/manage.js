@@ -4,6 +4,9 @@ import { call, SignedOut } from './api.js';
 
 const by = (id) => document.getElementById(id);
 const page = document.querySelector('main');
+/** How long it is said what came of something. */
+const SAID_FOR = 10_000;
+let unsay = null;
 
 /** Calls the API as the account this page is of: whoever signed in as somebody else meanwhile does nothing by it. */
 export function ask(path, options) {
@@ -19,6 +22,8 @@ export function signIn() {
 export function say(text, isBad = false) {
   by('result').textContent = text;
   by('result').classList.toggle('is-bad', isBad);
+  clearTimeout(unsay);
+  unsay = setTimeout(() => (by('result').textContent = ''), SAID_FOR);
 }
 
 function explain(error) {

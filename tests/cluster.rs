@@ -113,6 +113,67 @@ async fn a_users_channel_is_subscribed_only_where_the_user_is() {
     wait_until(DEADLINE, "no node listens for alice", || subscribers("0")).await;
 }
 
+/// Whichever node a balancer chose, it tells of all; who was killed or has left is soon told of no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_tells_how_all_are() {
+    let mut cluster = Cluster::start().await;
+    cluster.people.add("root", Role::Admin).await;
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let body = json!({ "name": "root", "password": "password of root" }).to_string();
+    let answer =
+        client.post(format!("{}/api/v1/session", cluster.nodes[0].address)).body(body).send().await.unwrap();
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let ask = async |address: &str| -> Value {
+        let request = client.get(format!("{address}/api/v1/cluster")).header("cookie", &cookie);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().await.unwrap()
+    };
+    // What is told of the nodes at these addresses, if all are told of and no other is.
+    let told = async |by: &str, of: &[&str]| -> Option<Vec<Value>> {
+        let cluster = ask(by).await;
+        let address = |node: &Value| format!("http://{}", node["address"].as_str().unwrap());
+        let nodes = cluster["nodes"].as_array().unwrap();
+        let found = of.iter().map(|of| nodes.iter().find(|node| address(node) == *of).cloned());
+        let found: Option<Vec<Value>> = found.collect();
+        found.filter(|found| found.len() == nodes.len() && cluster["complete"] == true)
+    };
+    let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.address.clone()).collect();
+    let all: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let _listener = Listener::start(&cluster.from(2), &cluster.alice, "").await;
+    for by in &all {
+        wait_until(DEADLINE, "the listener on the third node is told of by all", async || {
+            let nodes = told(by, &all).await;
+            nodes.is_some_and(|nodes| {
+                nodes.iter().map(|node| &node["listeners"]).eq([&json!(0), &json!(0), &json!(1)])
+                    && nodes.iter().all(|node| node["reasons"] == json!([]))
+            })
+        })
+        .await;
+    }
+    cluster.nodes[2].kill();
+    let killed_at = Instant::now();
+    wait_until(DEADLINE, "the killed node is gone", async || told(all[0], &all[..2]).await.is_some()).await;
+    assert!(killed_at.elapsed().as_secs() < 15, "what was told of it is kept for ten seconds");
+
+    // One that is told to stop says so, and leaves by itself. Two seconds are less than what it told is kept.
+    assert!(cluster.nodes[1].terminate());
+    let left_at = Instant::now();
+    wait_until(DEADLINE, "the other has left", async || told(all[0], &all[..1]).await.is_some()).await;
+    assert!(left_at.elapsed().as_secs() < 3, "it left when it ended");
+
+    // Without the keys it tells of itself, and that there may be others.
+    cluster.redis.kill();
+    wait_until(DEADLINE, "the others are unknown", async || ask(all[0]).await["complete"] == false).await;
+    let alone = ask(all[0]).await;
+    assert_eq!(alone["nodes"].as_array().unwrap().len(), 1, "{alone}");
+    assert_eq!(alone["nodes"][0]["name"], alone["told_by"]);
+    wait_until(DEADLINE, "the bus is seen to be away", async || {
+        ask(all[0]).await["nodes"][0]["bus_ok"] == false
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signing_out_on_one_node_ends_the_sessions_streams_on_all() {
     let mut cluster = Cluster::start().await;

@@ -1,5 +1,6 @@
 //! The client and the pages in a real Chromium.
 
+mod admin;
 mod chromium;
 mod pictures;
 mod portal;

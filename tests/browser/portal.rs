@@ -245,5 +245,4 @@ async fn pages_are_light_and_painted_before_any_script() {
 }
 
 /// Every page of somebody who may see all.
-pub const PAGES: [&str; 6] =
-    ["/", "/examples", "/examples/chat", "/examples/upload", "/examples/log", "/examples/stream"];
+pub const PAGES: [&str; 8] = ["/", "/examples", "/examples/chat", "/examples/upload", "/examples/log", "/examples/stream", "/cluster", "/account"];
