@@ -100,6 +100,9 @@ function arrived(message, event) {
   tail.add(0, () => place(message.item, event));
 }
 
+// Not before there is somebody to take it: the browser would load the page anew.
+by('send').disabled = false;
+
 // Showing. What others wrote is only ever text.
 
 function messageOf(from, text, event) {

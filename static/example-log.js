@@ -65,7 +65,6 @@ by('filter').addEventListener('input', () => {
 by('pause').addEventListener('click', () => {
   isPaused = !isPaused;
   sincePause = 0;
-  by('pause').ariaPressed = String(isPaused);
   by('pause').textContent = isPaused ? 'Go on' : 'Pause';
   if (!isPaused) flush();
 });

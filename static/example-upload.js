@@ -85,3 +85,4 @@ by('cancel').addEventListener('click', () => sending?.abort());
 
 if (id) watch(id);
 else showState('not connected');
+by('send').disabled = false;

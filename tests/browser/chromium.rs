@@ -10,7 +10,8 @@ use chromiumoxide::cdp::browser_protocol::emulation::{
 };
 use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
 use chromiumoxide::cdp::browser_protocol::network::{
-    BlockPattern, ClearBrowserCacheParams, EnableParams as NetworkEnableParams, SetBlockedUrLsParams,
+    BlockPattern, ClearBrowserCacheParams, EmulateNetworkConditionsByRuleParams,
+    EnableParams as NetworkEnableParams, NetworkConditions, SetBlockedUrLsParams,
 };
 use chromiumoxide::cdp::browser_protocol::page::CrashParams;
 use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, EventConsoleApiCalled, EventExceptionThrown};
@@ -205,6 +206,14 @@ impl Tab {
         self.page.execute(NetworkEnableParams::default()).await.unwrap();
         let scripts = BlockPattern::new("*://*:*/*.js", true);
         self.page.execute(SetBlockedUrLsParams::builder().url_pattern(scripts).build()).await.unwrap();
+    }
+
+    /// From now on what it sends goes over the wire at so many bytes a second.
+    pub async fn throttle_uploads(&self, bytes_a_second: f64) {
+        self.page.execute(NetworkEnableParams::default()).await.unwrap();
+        let slow = NetworkConditions::new("", 0.0, -1.0, bytes_a_second);
+        let slow = EmulateNetworkConditionsByRuleParams::new(false, vec![slow]);
+        self.page.execute(slow).await.unwrap();
     }
 
     /// Forgets what was loaded before.

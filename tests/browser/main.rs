@@ -2,6 +2,8 @@
 
 mod admin;
 mod chromium;
+mod client;
+mod examples;
 mod pictures;
 mod portal;
 #[path = "../support/mod.rs"]
@@ -20,7 +22,7 @@ struct Site {
     node: Node,
     people: People,
     browser: Browser,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Site {
@@ -30,7 +32,7 @@ impl Site {
         let people = People::new(&store).await;
         people_of(&people).await;
         let node = Node::start(&store, "memory:", &["--heartbeat-seconds", "1"]).await;
-        Self { node, people, browser: Browser::start().await, _folder: folder }
+        Self { node, people, browser: Browser::start().await, folder }
     }
 
     /// A blank page of the site: the sign-in page, which runs nothing of its own.

@@ -4,6 +4,7 @@
 
 mod account;
 mod admin;
+mod examples;
 mod health;
 mod history;
 mod inbox;
@@ -84,6 +85,10 @@ suite!(
     pages::pages_hold_nothing_that_runs_inline,
     pages::files_are_kept_for_ever_under_names_that_change_with_them,
     pages::what_is_nowhere_is_a_page_for_people_and_a_problem_for_programs,
+    examples::examples_show_their_source_and_nothing_of_others,
+    examples::an_upload_is_told_to_its_end,
+    examples::uploads_are_bounded,
+    examples::a_node_may_have_no_examples,
     health::a_node_tells_how_it_is,
     health::told_to_stop_a_node_ends_well,
 );

@@ -48,7 +48,7 @@ pub async fn log(Visitor(identity): Visitor, State(pages): State<Pages>, params:
 pub async fn stream(Visitor(identity): Visitor, State(pages): State<Pages>, params: Params) -> Response {
     let names = ["topic", "history", "last", "cursor", "alive", "presence", "min_priority"];
     let given = names.map(|name| (name, params.one(name).ok().flatten().unwrap_or_default()));
-    show(&pages, &identity, "stream", context! { given => Value::from_iter(given) })
+    show(&pages, &identity, "stream", context! { given => Value::from_pairs(given) })
 }
 
 /// The parameter `name`, and the topic that is called so below `prefix`. Without a default it may be absent.
