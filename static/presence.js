@@ -13,10 +13,12 @@ export class Presence {
       return;
     }
     const there = this.#topics.get(topic);
-    if (!there || there.users.has(user) === (name === 'join')) return;
+    if (!there || (name === 'join' && there.users.has(user))) return;
+    // Of very many not all are named: somebody without a name here may leave, too.
+    const change = name === 'join' ? 1 : -1;
     if (name === 'leave') there.users.delete(user);
     else if (there.users.size < MAX_NAMES) there.users.add(user);
-    there.count = Math.max(there.users.size, there.count + (name === 'join' ? 1 : -1));
+    there.count = Math.max(there.users.size, there.count + change);
   }
 
   /** For each topic what a frame `presence` would tell now. */
