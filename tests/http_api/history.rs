@@ -1,6 +1,7 @@
 //! What was last said on a topic, at the beginning of its stream.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -115,14 +116,19 @@ pub async fn who_resumes_gets_no_history(setup: Setup) {
 /// Whoever joins at whatever moment has the last ones from some number on, each once and in order.
 pub async fn nothing_is_lost_or_doubled_while_events_are_published(setup: Setup) {
     const EVENTS: usize = 300;
+    const STREAMS: usize = 30;
+    let published = AtomicUsize::new(0);
     let publishing = async {
         for number in 0..EVENTS {
             say(&setup, "chat/room", number).await;
+            published.store(number, Ordering::Relaxed);
         }
     };
     let joining = async {
         let mut streams = Vec::new();
-        for _ in 0..30 {
+        for number in 0..STREAMS {
+            let is_turn = async || published.load(Ordering::Relaxed) >= number * (EVENTS - 1) / STREAMS;
+            wait_until(DEADLINE, "the next one's turn", is_turn).await;
             streams.push(setup.stream(&setup.alice, "topic=chat/room&history=20").await);
         }
         streams
