@@ -79,6 +79,11 @@ pub enum Notice {
         /// Up to where.
         up_to: Position,
     },
+    /// A user took back what they said to have read up to some place.
+    ReadUpToTakenBack {
+        /// Who.
+        user: UserId,
+    },
     /// An event was taken back.
     Retracted {
         /// Which event.

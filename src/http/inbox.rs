@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
@@ -19,13 +20,17 @@ use crate::bus::message::{Notice, user_channel};
 use crate::event::frame::{Shown, rfc3339};
 use crate::event::{Audience, Cursor, Invalid, Position, Priority, UserId};
 use crate::node::Node;
-use crate::store::{InboxEntry, InboxOrder, InboxQuery, Store};
+use crate::store::{Found, InboxEntry, InboxOrder, InboxQuery, Store};
 use crate::topic_rules::TopicRules;
 
 /// How many entries a page has when nothing is said.
 pub const DEFAULT_PAGE: u32 = 50;
 /// The most entries of a page.
 const MAX_PAGE: u32 = 200;
+/// The most entries looked through for a page that is searched for a text.
+pub const MAX_SEARCHED: u32 = 2_000;
+/// The longest text to search for, in characters.
+pub const MAX_TEXT: usize = 100;
 /// The most types counted apart.
 const MAX_COUNTED_TYPES: u32 = 200;
 
@@ -87,13 +92,30 @@ pub async fn page(
         after: params.one("after")?.map(read_key).transpose()?,
         limit: limit + 1,
     };
+    let text = search_text(params)?;
     let state = store.log_state().await?;
-    let mut entries = store.inbox(&reader, &query).await?;
+    let found = match text {
+        None => Found { entries: store.inbox(&reader, &query).await?, looked_up_to: None },
+        Some(text) => store.search_inbox(&reader, &query, text, MAX_SEARCHED).await?,
+    };
+    let mut entries = found.entries;
     let has_more = entries.len() > limit as usize;
     entries.truncate(limit as usize);
-    let next =
-        entries.last().filter(|_| has_more).map(|e| format!("{}-{}", e.event.priority, e.event.position));
+    let last = entries.last().filter(|_| has_more).map(|e| (e.event.priority, e.event.position));
+    let next = last.or(found.looked_up_to).map(|(priority, position)| format!("{priority}-{position}"));
     Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
+}
+
+/// `q`: what an entry's type or data must hold.
+pub fn search_text(params: &Params) -> Result<Option<&str>, Problem> {
+    let text = params.one("q")?;
+    // JSON holds control characters only escaped; and Postgres takes no text with a zero in it.
+    if text.is_some_and(|text| text.chars().count() > MAX_TEXT || text.chars().any(char::is_control)) {
+        return Err(
+            Invalid::new("q", format!("must be 1 to {MAX_TEXT} characters, none of them a control")).into()
+        );
+    }
+    Ok(text)
 }
 
 /// Where a page continues: opaque to clients.
@@ -123,7 +145,7 @@ pub async fn show(
     State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<Response, Problem> {
-    let entry = find(&store, &rules, &identity, id).await?;
+    let entry = find(&store, &rules, &identity, id, false).await?;
     Ok(Json(ShownEntry::from(&entry)).into_response())
 }
 
@@ -152,7 +174,7 @@ pub async fn read(
     State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    let position = find(&store, &rules, &identity, id).await?.event.position;
+    let position = find(&store, &rules, &identity, id, false).await?.event.position;
     mark(&store, &node, identity.user.id, position, true).await
 }
 
@@ -164,7 +186,8 @@ pub async fn unread(
     State(rules): State<TopicRules>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    let position = find(&store, &rules, &identity, id).await?.event.position;
+    // Reading can be taken back also of what left the user by it.
+    let position = find(&store, &rules, &identity, id, true).await?.event.position;
     mark(&store, &node, identity.user.id, position, false).await
 }
 
@@ -181,13 +204,21 @@ async fn mark(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// An event that is the caller's. What is on a topic that they may not read is not there for them.
-async fn find(store: &Store, rules: &TopicRules, caller: &Identity, id: Uuid) -> Result<InboxEntry, Problem> {
+/// An event that is the caller's. What is on a topic that they may not read is not there for them. With `also_left`
+/// it may have left them after reading.
+async fn find(
+    store: &Store,
+    rules: &TopicRules,
+    caller: &Identity,
+    id: Uuid,
+    also_left: bool,
+) -> Result<InboxEntry, Problem> {
     let may_read = |entry: &InboxEntry| match &entry.event.audience {
         Audience::Topic(topic) => rules.may_read(&caller.user, topic),
         Audience::Everyone | Audience::Users(_) => true,
     };
-    store.inbox_event(caller.user.id, id).await?.filter(may_read).ok_or_else(Problem::not_found)
+    let entry = store.inbox_event(caller.user.id, id, also_left).await?;
+    entry.filter(may_read).ok_or_else(Problem::not_found)
 }
 
 /// The body of [`read_up_to`].
@@ -202,12 +233,28 @@ pub async fn read_up_to(
     State(store): State<Store>,
     State(node): State<Arc<Node>>,
     JsonBody(UpTo { position: up_to }): JsonBody<UpTo>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Json<Value>, Problem> {
     if up_to < 0 {
         return Err(Invalid::new("position", "must be 0 or more").into());
     }
     let user = identity.user.id;
-    store.mark_read_up_to(user, up_to).await?;
+    let number = store.mark_read_up_to(user, up_to).await?;
     node.tell(user_channel(user), Notice::ReadUpTo { user, up_to }).await;
+    Ok(Json(json!({ "number": number })))
+}
+
+/// `DELETE /api/v1/inbox/read-up-to/{number}`: takes it back, while it is the newest.
+pub async fn take_back_read_up_to(
+    ListenerCaller(identity): ListenerCaller,
+    State(store): State<Store>,
+    State(node): State<Arc<Node>>,
+    number: Result<Path<i64>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let Ok(Path(number)) = number else { return Err(Problem::not_found()) };
+    let user = identity.user.id;
+    if !store.take_back_read_up_to(user, number).await? {
+        return Err(Problem::not_found());
+    }
+    node.tell(user_channel(user), Notice::ReadUpToTakenBack { user }).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -154,6 +154,10 @@ impl Subscriber {
                 guard.forget_up_to(user, up_to);
                 guard.notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
             }
+            Notice::ReadUpToTakenBack { user } => {
+                let audience = Audience::Users(vec![user]);
+                hub.lock().notify(&audience, "carillon.read", &json!({ "read": false }));
+            }
             Notice::Retracted { position, audience } => {
                 let mut guard = hub.lock();
                 guard.retract(&audience, position);

@@ -181,10 +181,23 @@ impl Store {
         forward!(self.inbox(reader, query))
     }
 
-    /// One event by its id, if it is for `user` (on any topic) and neither retracted nor gone from them.
-    /// Expired ones are found.
-    pub async fn inbox_event(&self, user: UserId, id: Uuid) -> Result<Option<InboxEntry>> {
-        forward!(self.inbox_event(user, id))
+    /// As [`Self::inbox`], of those entries that hold `text` in their type or in their data as it was written; the
+    /// case of A to Z does not matter. Looks at no more than `look_at` entries, and says where it ended if there
+    /// were as many.
+    pub async fn search_inbox(
+        &self,
+        reader: &Reader,
+        query: &InboxQuery,
+        text: &str,
+        look_at: u32,
+    ) -> Result<Found> {
+        forward!(self.search_inbox(reader, query, text, look_at))
+    }
+
+    /// One event by its id, if it is for `user` (on any topic) and neither retracted nor gone from them; with
+    /// `also_left` those as well that have left them after reading. Expired ones are found.
+    pub async fn inbox_event(&self, user: UserId, id: Uuid, also_left: bool) -> Result<Option<InboxEntry>> {
+        forward!(self.inbox_event(user, id, also_left))
     }
 
     /// How many unread, unexpired events `reader` has of each type, most first; at most `limit` types.
@@ -198,9 +211,15 @@ impl Store {
         forward!(self.mark(user, position, is_read))
     }
 
-    /// Marks everything up to `position` read for `user`.
-    pub async fn mark_read_up_to(&self, user: UserId, position: Position) -> Result<()> {
+    /// Marks everything up to `position` read for `user`; gives the number by which that can be taken back.
+    pub async fn mark_read_up_to(&self, user: UserId, position: Position) -> Result<i64> {
         forward!(self.mark_read_up_to(user, position))
+    }
+
+    /// Takes back the marking that gave this `number`, if it is the newest of `user` and was not taken back yet: what
+    /// it made read is unread again, save what the user has said something about since. Gives whether it was.
+    pub async fn take_back_read_up_to(&self, user: UserId, number: i64) -> Result<bool> {
+        forward!(self.take_back_read_up_to(user, number))
     }
 
     /// Takes an event back, if it exists, is not retracted yet and is `publisher`'s (`None`: anybody's).

@@ -115,6 +115,15 @@ pub struct InboxEntry {
     pub read_at: Option<Millis>,
 }
 
+/// What a search of an inbox found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The entries that hold the text.
+    pub entries: Vec<InboxEntry>,
+    /// The last entry looked at, if there may be more behind it.
+    pub looked_up_to: Option<(Priority, Position)>,
+}
+
 /// What a user may do: each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

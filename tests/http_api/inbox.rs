@@ -112,6 +112,14 @@ pub async fn filters_choose_what_is_listed(setup: Setup) {
     assert_eq!(listed("unread=false").await, [2, 1, 0]);
     assert_eq!(listed("unread=true&min_priority=high").await, [2]);
 
+    // The text as it was written, in the type or in the data; what stands for more elsewhere is only itself.
+    assert_eq!(listed("q=HIGH").await, [1]);
+    assert_eq!(listed("q=urgent&type=c").await, [2]);
+    assert_eq!(listed("topic=room/1&q=room%2F1").await, [4]);
+    for nothing in ["q=%25", "q=h_gh", "q=a.*", "q=%27"] {
+        assert_eq!(listed(nothing).await, [0; 0], "{nothing}");
+    }
+
     let one = get(&setup, &setup.alice, &format!("/{}", events[1].id)).await.expect(200).json();
     assert_eq!((&one["id"], &one["type"]), (&json!(events[1].id), &json!("b")));
     assert!(one["read_at"].is_string(), "{one}");
@@ -174,8 +182,20 @@ pub async fn reading_is_each_users_own(setup: Setup) {
     }
     send(up_to(r#"{"position":-1}"#)).await.expect_problem(400, "position");
     assert_eq!(counts(&setup.alice).await["unread"], 3);
-    send(up_to(&json!({ "position": events[1].position }).to_string())).await.expect(204);
+    let mark = json!({ "position": events[1].position }).to_string();
+    let number = send(up_to(&mark)).await.expect(200).json()["number"].as_i64().unwrap();
     alice.until_notice("carillon.read", json!({ "up_to": events[1].position })).await;
+    assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "by_type": { "b": 1 } }));
+    let take_back = |number: &str, token: &str| {
+        setup.delete(&format!("/api/v1/inbox/read-up-to/{number}")).bearer_auth(token)
+    };
+    send(take_back(&number.to_string(), &setup.bob)).await.expect_problem(404, "");
+    send(take_back("none", &setup.alice)).await.expect_problem(404, "");
+    send(take_back(&number.to_string(), &setup.alice)).await.expect(204);
+    alice.until_notice("carillon.read", json!({ "read": false })).await;
+    send(take_back(&number.to_string(), &setup.alice)).await.expect_problem(404, "");
+    assert_eq!(counts(&setup.alice).await["unread"], 3);
+    send(up_to(&mark)).await.expect(200);
     assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "by_type": { "b": 1 } }));
     assert_eq!(setup.inbox(&setup.alice, "unread=true").await, ["3"]);
     assert_eq!(setup.inbox(&setup.alice, "").await, ["3", "2", "1"]);
@@ -192,6 +212,8 @@ pub async fn reading_is_each_users_own(setup: Setup) {
     get(&setup, &setup.alice, &format!("/{}", brief.id)).await.expect_problem(404, "");
     assert_eq!(setup.inbox(&setup.alice, "limit=1").await, ["last"]);
     assert_eq!(setup.inbox(&setup.bob, "limit=1").await, ["brief"]);
+    send(setup.delete(&read_path(&brief)).bearer_auth(&setup.alice)).await.expect(204);
+    assert_eq!(setup.inbox(&setup.alice, "limit=1").await, ["brief"], "she took the reading back");
 }
 
 pub async fn what_is_retracted_is_gone(setup: Setup) {
@@ -263,6 +285,22 @@ pub async fn what_has_expired_is_gone(setup: Setup) {
     );
 }
 
+/// A page looks at so many entries and no more: it may hold nothing, and say where to go on.
+pub async fn a_search_goes_on_where_it_ended(setup: Setup) {
+    let event =
+        |n: usize| json!({ "type": "test", "to": "everyone", "data": if n == 0 { "needle" } else { "hay" } });
+    for batch in 0..3 {
+        let events: Vec<Value> = (0..700).map(|n| event(batch * 700 + n)).collect();
+        setup.publish_batch(&events).await;
+    }
+    let first = get(&setup, &setup.alice, "?q=needle").await.expect(200).json();
+    assert_eq!(first["entries"], json!([]));
+    let next = first["next"].as_str().expect("there is more to look at");
+    let second = get(&setup, &setup.alice, &format!("?q=needle&after={next}")).await.expect(200).json();
+    assert_eq!(second["entries"][0]["data"], "needle");
+    assert_eq!(second["next"], Value::Null);
+}
+
 pub async fn bad_parameters_are_named(setup: Setup) {
     for (query, field) in [
         ("type=a%20b", "type"),
@@ -277,6 +315,9 @@ pub async fn bad_parameters_are_named(setup: Setup) {
         ("limit=1&limit=2", "limit"),
         ("after=here", "after"),
         ("after=low--1", "after"),
+        ("q=a%00", "q"),
+        ("q=a%0Ab", "q"),
+        (&format!("q={}", "x".repeat(101)), "q"),
     ] {
         get(&setup, &setup.alice, &format!("?{query}")).await.expect_problem(400, field);
     }

@@ -65,6 +65,7 @@ suite!(
     inbox::reading_is_each_users_own,
     inbox::what_is_retracted_is_gone,
     inbox::what_has_expired_is_gone,
+    inbox::a_search_goes_on_where_it_ended,
     inbox::bad_parameters_are_named,
     session::a_cookie_is_as_strict_as_can_be,
     session::guessing_is_slowed_and_tells_nothing,

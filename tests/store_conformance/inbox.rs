@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carillon::event::{Expiry, NewEvent, Position, Priority, UserId};
+use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, UserId};
 use carillon::store::{Filter, InboxEntry, InboxOrder, InboxQuery, Reader, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -80,8 +80,113 @@ pub async fn filters_leave_out_the_rest(store: &Store) {
     let read: Vec<bool> = entries.iter().map(|entry| entry.read_at.is_some()).collect();
     assert_eq!(read, [false, true, false]);
     let mine = entries[1].event.id;
-    assert_eq!(store.inbox_event(1, mine).await.unwrap().unwrap().event.position, b);
-    assert!(store.inbox_event(2, mine).await.unwrap().is_none(), "it is not theirs");
+    assert_eq!(store.inbox_event(1, mine, false).await.unwrap().unwrap().event.position, b);
+    assert!(store.inbox_event(2, mine, true).await.unwrap().is_none(), "it is not theirs");
+}
+
+pub async fn a_search_finds_text_as_it_was_written(store: &Store) {
+    let with =
+        |name: &str, data: &str| NewEvent { event_type: event_type(name), data: data.into(), ..event() };
+    let umlaut = add(store, with("a", r#"{"name":"M\u00fcller 100%"}"#)).await;
+    let plain = add(store, with("Order.Paid", r#"{"name":"MÜLLER_1"}"#)).await;
+    let slash = add(store, NewEvent { priority: Priority::High, ..with("c", r#""a\\b ü""#) }).await;
+    add(store, NewEvent { audience: Audience::users(vec![2]), ..with("c", r#""ORDER müller""#) }).await;
+    let me = reader(1, &[]);
+    for (text, found) in [
+        ("order", vec![plain]),
+        ("ORDER.paid", vec![plain]),
+        ("m", vec![plain, umlaut]),
+        ("100%", vec![umlaut]),
+        ("%", vec![umlaut]),
+        ("_", vec![plain]),
+        (r"\u00FC", vec![umlaut]),
+        (r"A\\B", vec![slash]),
+        ("Ü", vec![plain]),
+        ("ü", vec![slash]),
+        ("'", vec![]),
+        ("name\":\"M", vec![plain, umlaut]),
+    ] {
+        let page = store.search_inbox(&me, &everything(), text, 10).await.unwrap();
+        let places: Vec<_> = page.entries.iter().map(|entry| entry.event.position).collect();
+        assert_eq!((places, page.looked_up_to), (found, None), "{text}");
+    }
+    let urgent_first = InboxQuery { order: InboxOrder::Priority, ..everything() };
+    let page = store.search_inbox(&me, &urgent_first, "a", 10).await.unwrap();
+    let places: Vec<_> = page.entries.iter().map(|entry| entry.event.position).collect();
+    assert_eq!(places, [slash, plain, umlaut]);
+    store.mark(1, plain, true).await.unwrap();
+    let unread = InboxQuery { unread_only: true, ..everything() };
+    assert!(store.search_inbox(&me, &unread, "order", 10).await.unwrap().entries.is_empty());
+}
+
+/// However rare what is looked for: each page looks at so many and no more, and all together find all.
+pub async fn a_search_looks_at_so_many_and_goes_on_from_there(store: &Store) {
+    let mut events = Vec::new();
+    for index in 0..57 {
+        let data = if index % 19 == 3 { "\"needle\"" } else { "\"hay\"" };
+        events.push(NewEvent { data: data.into(), priority: Priority::ALL[index % 4], ..event() });
+    }
+    append(store, &events).await;
+    let me = reader(1, &[]);
+    for order in [InboxOrder::Newest, InboxOrder::Priority] {
+        let all = inbox(store, &me, &InboxQuery { order, ..everything() }).await;
+        let all: Vec<_> = all.into_iter().filter(|entry| entry.event.data.contains("needle")).collect();
+        assert_eq!(all.len(), 3);
+        for (look_at, limit) in [(10, 2), (57, 1), (58, 2), (5, 5)] {
+            let (mut after, mut listed, mut pages) = (None, Vec::new(), 0);
+            loop {
+                let query = InboxQuery { order, after, limit, ..everything() };
+                let page = store.search_inbox(&me, &query, "NEEDLE", look_at).await.unwrap();
+                let is_full = page.entries.len() == limit as usize;
+                let last = page.entries.last().map(|e| (e.event.priority, e.event.position));
+                listed.extend(page.entries);
+                pages += 1;
+                after = if is_full { last } else { page.looked_up_to };
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(listed, all, "{order:?}, {look_at}, {limit}");
+            assert!(pages >= 57 / look_at as usize, "{pages} pages of {look_at}");
+        }
+    }
+}
+
+pub async fn reading_up_to_here_is_taken_back_exactly(store: &Store) {
+    let mut places = Vec::new();
+    for _ in 0..5 {
+        places.push(add(store, event()).await);
+    }
+    let me = reader(1, &[]);
+    let unread_places = async || {
+        let mut listed = places_of_unread(store, &me).await;
+        listed.reverse();
+        listed
+    };
+    store.mark(1, places[0], true).await.unwrap();
+    let first = store.mark_read_up_to(1, places[2]).await.unwrap();
+    // What was unread for its own part, too, and what is said afterwards stays said.
+    store.mark(1, places[1], false).await.unwrap();
+    let second = store.mark_read_up_to(1, places[3]).await.unwrap();
+    assert_eq!(unread_places().await, [places[4]]);
+    assert!(!store.take_back_read_up_to(1, first).await.unwrap(), "it is not the newest");
+    assert!(!store.take_back_read_up_to(2, second).await.unwrap(), "it is not theirs");
+    assert_eq!(unread_places().await, [places[4]]);
+    let later = add(store, event()).await;
+    assert!(store.take_back_read_up_to(1, second).await.unwrap());
+    assert_eq!(unread_places().await, [places[1], places[3], places[4], later]);
+    for number in [first, second, second + 1, 0, -1, i64::MAX] {
+        assert!(!store.take_back_read_up_to(1, number).await.unwrap(), "{number}");
+    }
+    // One that adds no mark, since there is one already, takes no mark away.
+    let third = store.mark_read_up_to(1, places[1]).await.unwrap();
+    assert_eq!(unread_places().await, [places[3], places[4], later]);
+    assert!(store.take_back_read_up_to(1, third).await.unwrap());
+    assert_eq!(unread_places().await, [places[1], places[3], places[4], later]);
+}
+
+async fn places_of_unread(store: &Store, me: &Reader) -> Vec<Position> {
+    places(store, me, &InboxQuery { unread_only: true, ..everything() }).await
 }
 
 pub async fn reading_is_each_users_own(store: &Store) {
@@ -133,8 +238,9 @@ pub async fn an_event_stays_after_reading_as_long_as_it_says(store: &Store) {
     support::wait_until(support::DEADLINE, "what was read leaves", left).await;
     assert_eq!(places(store, &reader(2, &[]), &everything()).await, [ever, soon, at_once]);
     let id = store.event_at(soon).await.unwrap().unwrap().id;
-    assert!(store.inbox_event(1, id).await.unwrap().is_none());
-    assert!(store.inbox_event(2, id).await.unwrap().is_some());
+    assert!(store.inbox_event(1, id, false).await.unwrap().is_none());
+    assert!(store.inbox_event(1, id, true).await.unwrap().is_some(), "so that they can take it back");
+    assert!(store.inbox_event(2, id, false).await.unwrap().is_some());
 }
 
 pub async fn expired_events_leave_everything_that_does_not_ask_for_them(store: &Store) {
@@ -151,7 +257,10 @@ pub async fn expired_events_leave_everything_that_does_not_ask_for_them(store: &
     assert_eq!(positions(&page.events), rest);
     let asked = InboxQuery { include_expired: true, ..everything() };
     assert_eq!(places(store, &me, &asked).await, [short[1].position, short[0].position]);
-    assert!(store.inbox_event(1, short[0].id).await.unwrap().is_some(), "asked for by name, it is found");
+    assert!(
+        store.inbox_event(1, short[0].id, false).await.unwrap().is_some(),
+        "asked for by name, it is found"
+    );
 }
 
 /// Whatever is read, marked, taken back or published: three ways of asking what is unread give one answer, and
@@ -164,10 +273,12 @@ pub async fn inbox_counts_and_replay_agree_whatever_was_read(store: &Store) {
     let mut model: BTreeMap<UserId, BTreeMap<Position, bool>> =
         users.map(|user| (user, BTreeMap::new())).into();
     let mut log: Vec<(Position, uuid::Uuid, Vec<UserId>)> = Vec::new();
+    // Of each user's newest marking: its number, and what it made read and nobody has spoken of since.
+    let mut newest: BTreeMap<UserId, (i64, Vec<Position>)> = BTreeMap::new();
     for step in 0..150 {
         let user = users[random.random_range(0..2)];
         let place = (!log.is_empty()).then(|| log[random.random_range(0..log.len())].clone());
-        match (random.random_range(0..10), place) {
+        match (random.random_range(0..11), place) {
             (0..4, _) | (_, None) => {
                 let (new, to) = match random.random_range(0..3) {
                     0 => (event(), users.to_vec()),
@@ -182,16 +293,25 @@ pub async fn inbox_counts_and_replay_agree_whatever_was_read(store: &Store) {
                 let is_read = random.random_bool(0.6);
                 store.mark(user, position, is_read).await.unwrap();
                 if let Some(is_unread) = model.get_mut(&user).unwrap().get_mut(&position) {
+                    if let Some((_, made_read)) = newest.get_mut(&user).filter(|_| *is_unread == is_read) {
+                        made_read.retain(|other| *other != position);
+                    }
                     *is_unread = !is_read;
                 }
             }
             (7..9, Some((position, ..))) => {
-                store.mark_read_up_to(user, position).await.unwrap();
-                model
-                    .get_mut(&user)
-                    .unwrap()
-                    .range_mut(..=position)
-                    .for_each(|(_, is_unread)| *is_unread = false);
+                let number = store.mark_read_up_to(user, position).await.unwrap();
+                let mine = model.get_mut(&user).unwrap().range_mut(..=position);
+                let made_read =
+                    mine.filter_map(|(position, is_unread)| std::mem::take(is_unread).then_some(*position));
+                newest.insert(user, (number, made_read.collect()));
+            }
+            (9, Some(_)) if newest.contains_key(&user) => {
+                let (number, made_read) = newest.remove(&user).unwrap();
+                assert!(store.take_back_read_up_to(user, number).await.unwrap());
+                for position in made_read {
+                    model.get_mut(&user).unwrap().entry(position).and_modify(|is_unread| *is_unread = true);
+                }
             }
             (_, Some((position, id, _))) => {
                 store.retract(id, None).await.unwrap();

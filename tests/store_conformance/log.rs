@@ -270,7 +270,7 @@ pub async fn retraction_is_for_its_publisher_or_anybody_allowed(store: &Store) {
     assert!(store.retract(first.id, Some(7)).await.unwrap().is_none(), "only once");
     assert!(store.retract(second.id, None).await.unwrap().is_some());
     assert!(replay(store, &reader(3, &[]), &Filter::default()).await.is_empty());
-    assert!(store.inbox_event(3, first.id).await.unwrap().is_none());
+    assert!(store.inbox_event(3, first.id, true).await.unwrap().is_none());
 }
 
 pub async fn retention_removes_a_prefix_and_the_head_stays(store: &Store) {

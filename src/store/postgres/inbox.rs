@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::log::{event_columns, event_of, min_priority, type_names};
 use super::{Failure, PostgresStore};
-use crate::event::{EventType, Position, Topic, UserId};
-use crate::store::{InboxEntry, InboxOrder, InboxQuery, Reader, Result};
+use crate::event::{EventType, Position, Priority, Topic, UserId};
+use crate::store::{Found, InboxEntry, InboxOrder, InboxQuery, Reader, Result};
 
 /// When user `$1` read event `e`, as `reading.at`. What was said about the event itself outweighs the marks; of
 /// those the lowest at or above it is the one that came first.
@@ -77,6 +77,40 @@ macro_rules! inbox {
 const NEWEST: &str = inbox!("e.position < $9 and $8 >= 0", "e.position desc");
 const BY_PRIORITY: &str = inbox!("(e.priority, e.position) < ($8, $9)", "e.priority desc, e.position desc");
 
+/// Looks for `$11` in what [`inbox!`] gives, and tells how many it looked at and where they end. The letters A to Z
+/// are the only ones whose case does not matter, whatever the database's language: so it is in SQLite and in pages.
+macro_rules! search {
+    ($after:literal, $order:literal, $last:literal) => {
+        concat!(
+            "with candidates as materialized (",
+            inbox!($after, $order),
+            "),
+            found as (
+                select * from candidates e
+                where strpos(lower(e.type collate \"C\"), lower($11 collate \"C\")) > 0
+                    or strpos(lower(e.data collate \"C\"), lower($11 collate \"C\")) > 0
+                order by ",
+            $order,
+            " limit $12
+            )
+            select (select count(*) from candidates) as looked_at, l.priority as last_priority,
+                l.position as last_position, e.*
+            from (select e.priority, e.position from candidates e order by ",
+            $last,
+            " limit 1) l left join found e on true order by ",
+            $order
+        )
+    };
+}
+
+const SEARCH_NEWEST: &str = search!("e.position < $9 and $8 >= 0", "e.position desc", "e.position");
+const SEARCH_BY_PRIORITY: &str = search!(
+    "(e.priority, e.position) < ($8, $9)",
+    "e.priority desc, e.position desc",
+    "e.priority, e.position"
+);
+
+/// With `$3`, also if it has left the user after reading.
 const INBOX_EVENT: &str = concat!(
     "select ",
     event_columns!(),
@@ -86,7 +120,7 @@ const INBOX_EVENT: &str = concat!(
     where e.id = $2 and e.retracted_at is null
         and (e.audience <> 1 or exists (
             select from event_users mine where mine.user_id = $1 and mine.position = e.position))
-        and (reading.at is null or e.keep_after_read is null
+        and ($3 or reading.at is null or e.keep_after_read is null
             or reading.at + e.keep_after_read > (select carillon_now()))"
 );
 
@@ -123,22 +157,47 @@ const MARK: &str = "
     select $1, $2, $3, carillon_now()
     where exists (select from receipts where user_id = $1 and position = $2)
         or $3 <> exists (select from read_marks where user_id = $1 and position >= $2)
-    on conflict (user_id, position) do update set is_read = excluded.is_read, at = excluded.at
+    on conflict (user_id, position)
+    do update set is_read = excluded.is_read, at = excluded.at, forgotten_by = null
     where r.is_read <> excluded.is_read";
 
-/// Not beyond the head: what comes later has not been read. Receipts that say read stay, for their time.
+/// Not beyond the head: what comes later has not been read. Receipts that say unread say read from now on, and
+/// which number made them.
 const MARK_READ_UP_TO: &str = "
     with target as materialized (
         select least($2, greatest(s.floor, (select max(position) from events))) as position from log_state s
     ),
+    said as (
+        insert into last_read_up_to as l (user_id, number) values ($1, 1)
+        on conflict (user_id) do update set number = l.number + 1, is_taken_back = false
+        returning number
+    ),
     forgotten as (
-        delete from receipts
+        update receipts set is_read = true, at = carillon_now(), forgotten_by = (select number from said)
         where user_id = $1 and position <= (select position from target) and not is_read
+    ),
+    marked as (
+        insert into read_marks (user_id, position, at, number)
+        select $1, t.position, carillon_now(), s.number from target t, said s
+        where not exists (select from read_marks where user_id = $1 and position >= t.position)
+        on conflict (user_id, position) do nothing
     )
-    insert into read_marks (user_id, position, at)
-    select $1, t.position, carillon_now() from target t
-    where not exists (select from read_marks where user_id = $1 and position >= t.position)
-    on conflict (user_id, position) do nothing";
+    select number from said";
+
+const TAKE_BACK_READ_UP_TO: &str = "
+    with said as (
+        update last_read_up_to set is_taken_back = true
+        where user_id = $1 and number = $2 and not is_taken_back
+        returning user_id
+    ),
+    unmarked as (
+        delete from read_marks where user_id = (select user_id from said) and number = $2
+    ),
+    remembered as (
+        update receipts set is_read = false, at = carillon_now(), forgotten_by = null
+        where user_id = (select user_id from said) and forgotten_by = $2
+    )
+    select 1 from said";
 
 impl PostgresStore {
     pub(in crate::store) async fn inbox(
@@ -150,27 +209,37 @@ impl PostgresStore {
             InboxOrder::Newest => NEWEST,
             InboxOrder::Priority => BY_PRIORITY,
         };
-        let (priority, position) = match query.after {
-            Some((priority, position)) => (priority as i16, position),
-            None => (i16::MAX, Position::MAX),
-        };
-        let question = sqlx::query(statement)
-            .bind(reader.user)
-            .bind(topic_names(reader))
-            .bind(type_names(&query.filter))
-            .bind(min_priority(&query.filter))
-            .bind(query.unread_only)
-            .bind(query.include_expired)
-            .bind(query.topics_only)
-            .bind(priority)
-            .bind(position)
-            .bind(i64::from(query.limit));
+        let question = ask(statement, reader, query).bind(i64::from(query.limit));
         let rows = self.within(async |c| question.fetch_all(c).await).await?;
         Ok(rows.iter().map(entry).collect::<sqlx::Result<_>>().map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn inbox_event(&self, user: UserId, id: Uuid) -> Result<Option<InboxEntry>> {
-        let question = sqlx::query(INBOX_EVENT).bind(user).bind(id);
+    pub(in crate::store) async fn search_inbox(
+        &self,
+        reader: &Reader,
+        query: &InboxQuery,
+        text: &str,
+        look_at: u32,
+    ) -> Result<Found> {
+        let statement = match query.order {
+            InboxOrder::Newest => SEARCH_NEWEST,
+            InboxOrder::Priority => SEARCH_BY_PRIORITY,
+        };
+        let question = ask(statement, reader, query)
+            .bind(i64::from(look_at))
+            .bind(text.to_owned())
+            .bind(i64::from(query.limit));
+        let rows = self.within(async |c| question.fetch_all(c).await).await?;
+        Ok(found(&rows, look_at).map_err(Failure::Sql)?)
+    }
+
+    pub(in crate::store) async fn inbox_event(
+        &self,
+        user: UserId,
+        id: Uuid,
+        also_left: bool,
+    ) -> Result<Option<InboxEntry>> {
+        let question = sqlx::query(INBOX_EVENT).bind(user).bind(id).bind(also_left);
         let row = self.within(async |c| question.fetch_optional(c).await).await?;
         Ok(row.as_ref().map(entry).transpose().map_err(Failure::Sql)?)
     }
@@ -197,11 +266,51 @@ impl PostgresStore {
         Ok(done.rows_affected() > 0)
     }
 
-    pub(in crate::store) async fn mark_read_up_to(&self, user: UserId, position: Position) -> Result<()> {
-        let change = sqlx::query(MARK_READ_UP_TO).bind(user).bind(position);
-        self.within(async |c| change.execute(c).await).await?;
-        Ok(())
+    pub(in crate::store) async fn mark_read_up_to(&self, user: UserId, position: Position) -> Result<i64> {
+        let change = sqlx::query_scalar(MARK_READ_UP_TO).bind(user).bind(position);
+        Ok(self.within(async |c| change.fetch_one(c).await).await?)
     }
+
+    pub(in crate::store) async fn take_back_read_up_to(&self, user: UserId, number: i64) -> Result<bool> {
+        let change = sqlx::query(TAKE_BACK_READ_UP_TO).bind(user).bind(number);
+        Ok(self.within(async |c| change.fetch_optional(c).await).await?.is_some())
+    }
+}
+
+/// The question with all but its limits.
+fn ask(
+    statement: &'static str,
+    reader: &Reader,
+    query: &InboxQuery,
+) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    let (priority, position) = match query.after {
+        Some((priority, position)) => (priority as i16, position),
+        None => (i16::MAX, Position::MAX),
+    };
+    let names = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<String>>();
+    sqlx::query(statement)
+        .bind(reader.user)
+        .bind(names(topic_names(reader)))
+        .bind(names(type_names(&query.filter)))
+        .bind(min_priority(&query.filter))
+        .bind(query.unread_only)
+        .bind(query.include_expired)
+        .bind(query.topics_only)
+        .bind(priority)
+        .bind(position)
+}
+
+/// What a search found, from rows that each tell how far it looked; if it found nothing, one does.
+fn found(rows: &[PgRow], look_at: u32) -> sqlx::Result<Found> {
+    let entries = rows
+        .iter()
+        .filter(|row| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None)))
+        .map(entry)
+        .collect::<sqlx::Result<_>>()?;
+    let Some(first) = rows.first() else { return Ok(Found { entries, looked_up_to: None }) };
+    let is_cut = first.try_get::<i64, _>("looked_at")? >= i64::from(look_at);
+    let last = (Priority::from_number(first.try_get("last_priority")?), first.try_get("last_position")?);
+    Ok(Found { entries, looked_up_to: is_cut.then_some(last) })
 }
 
 fn topic_names(reader: &Reader) -> Vec<&str> {
