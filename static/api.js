@@ -10,6 +10,7 @@ export class Refused extends Error {
   constructor(status, detail, field) {
     super(detail);
     this.status = status;
+    /** The name of what is at fault in the request, if it is one thing. */
     this.field = field;
   }
 }
@@ -21,12 +22,13 @@ export function serverNow() {
   return offset === null ? null : Date.now() + offset;
 }
 
-/** Calls the API; the parsed answer, or null when there is none. `key` is an Idempotency-Key. */
-export async function call(path, { method = 'GET', body, key } = {}) {
+/** Calls the API; the parsed answer, or null when there is none. `json` is a body as text, `key` an Idempotency-Key;
+ *  `asText`: the answer as it was written. */
+export async function call(path, { method = 'GET', body, json = body && JSON.stringify(body), key, asText = false } = {}) {
   const response = await fetch(`/api/v1${path}`, {
     method,
-    body: body && JSON.stringify(body),
-    headers: { ...(body && { 'content-type': 'application/json' }), ...(key && { 'idempotency-key': key }) },
+    body: json,
+    headers: { ...(json && { 'content-type': 'application/json' }), ...(key && { 'idempotency-key': key }) },
     signal: AbortSignal.timeout(TIMEOUT),
   });
   const date = Date.parse(response.headers.get('date') ?? '');
@@ -37,5 +39,6 @@ export async function call(path, { method = 'GET', body, key } = {}) {
     const problem = await response.json().catch(() => ({}));
     throw new Refused(response.status, problem.detail ?? 'the server could not do this', problem.field);
   }
-  return response.status === 204 ? null : response.json();
+  if (response.status === 204) return null;
+  return asText ? response.text() : response.json();
 }

@@ -137,7 +137,8 @@ class Carillon {
     }, HIDDEN_FOR);
   }
 
-  #receive({ name, data, id }) {
+  #receive({ name, text, data = parsed(text), id }) {
+    if (data === undefined) return;
     const place = Place.of(id);
     if (name === 'reset') {
       this.#place = place;
@@ -145,6 +146,7 @@ class Carillon {
       return this.#before && this.#beginAgain();
     }
     const isKnown = name === 'event' && this.#knows(data, place);
+    if (name === 'event') Object.defineProperty(data, 'source', { value: text });
     if (place) this.#place = this.#place?.join(place) ?? place;
     if (name === 'alive' && data.live) this.#compare(place);
     if (!isKnown && name !== 'alive') this.#call(name, data);
@@ -248,6 +250,14 @@ class Carillon {
     } catch {
       // A browser that keeps nothing begins with what comes now.
     }
+  }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 }
 

@@ -2,50 +2,79 @@
 
 import { call, serverNow, SignedOut } from './api.js';
 import { Announcer } from './announce.js';
-import { EntryList, MAX_ENTRIES } from './list.js';
+import { Arrivals, nextFrame } from './arrivals.js';
+import { Badge } from './badge.js';
 import { connect } from './carillon.js';
+import { Filter, tidy } from './filter.js';
+import { members } from './json.js';
+import { EntryList } from './list.js';
+import { Sync } from './sync.js';
+import { Undo } from './undo.js';
+import { wordsOf } from './words.js';
 
-const CHECK_EVERY = 60_000;
 const by = (id) => document.getElementById(id);
-const random = (least, most) => least + Math.random() * (most - least);
+const NAMES = { notification: 'A notification', alert: 'An alert', message: 'A message', system: 'A system notice' };
 
-const address = new URLSearchParams(location.search);
-const given = (name) => address.getAll(name).filter(Boolean);
-const listed = ['type', 'min_priority', 'unread', 'topic'];
-const listQuery = new URLSearchParams([...address].filter(([name, value]) => listed.includes(name) && value));
-const unreadOnly = address.get('unread') === 'true';
-const topicsOnly = given('topic').length > 0;
+/** What comes this long after the last is a single event, and not part of many. */
+const CALM = 1_000;
 
 const page = by('inbox');
+const filter = new Filter(location.search);
 const list = new EntryList(by('entries'), by('blank'));
 const announcer = new Announcer();
-const carillon = connect({
-  account: page.dataset.account,
-  cursor: page.dataset.cursor,
-  types: given('type'),
-  topics: given('topic'),
-  minPriority: given('min_priority')[0],
+const badge = new Badge();
+const undo = new Undo(by('toast'));
+// All of it, whatever is shown: the number counts it, and pages with other filters share the connection.
+const carillon = connect({ account: page.dataset.account, cursor: page.dataset.cursor, topics: filter.topics });
+const sync = new Sync(list, filter, page.dataset.next || null, {
+  counts: showCounts,
+  newer: (event, data) => arrivals.add(event, data),
+  cleared: () => arrivals.clear(),
+  changed: show,
+  attempt,
+  signedOut: signOut,
 });
-let next = page.dataset.next || null;
+const arrivals = new Arrivals(list, by('top'), by('fresh'), {
+  shown: (entries) => {
+    // Under load it would be nothing but flicker.
+    if (performance.now() - lastShown > CALM) entries.forEach((entry) => entry.element.classList.add('is-new'));
+    lastShown = performance.now();
+    show();
+  },
+  tooMany: () => sync.refresh(true),
+});
 let unread = Number(by('unread').textContent);
-/** Frames that came while the list is being read, to be applied on top of it; null when it is not. */
-let held = null;
-let refreshTimer = null;
-let checkSoonTimer = null;
+let isShowing = false;
+let lastShown = 0;
 
 // What the page shows besides the entries
 
 function show() {
-  by('unread').textContent = unread;
-  document.title = `${unread ? `(${unread}) ` : ''}Inbox · Carillon`;
-  by('empty').hidden = list.size > 0;
-  const isCut = list.hasTrimmed || (list.isFull && next !== null);
-  by('older').hidden = next === null || isCut;
-  by('full').hidden = !isCut;
+  if (isShowing) return;
+  isShowing = true;
+  nextFrame(() => {
+    isShowing = false;
+    by('unread').textContent = unread;
+    badge.show(unread);
+    by('empty').hidden = list.size > 0 || (sync.next !== null && sync.mayLoad(false));
+    const isCut = list.hasTrimmed || (list.isFull && sync.next !== null);
+    by('older').hidden = sync.next === null || isCut;
+    by('full').hidden = !isCut;
+  });
 }
 
 function count(change) {
   unread = Math.max(0, unread + change);
+  show();
+}
+
+function showCounts({ unread: number, by_type: types }) {
+  unread = number;
+  by('types').replaceChildren(...Object.keys(types).map((type) => {
+    const option = document.createElement('option');
+    option.value = type;
+    return option;
+  }));
 }
 
 function notice(text) {
@@ -74,59 +103,69 @@ async function attempt(work) {
 // What the stream says
 
 function arrive(event) {
-  if (topicsOnly && event.to !== 'topic') return;
-  const entry = list.add(event);
-  if (!entry) return;
-  entry.element.classList.add('is-new');
+  if (list.byId(event.id) || arrivals.has(event)) return;
   count(1);
-  announcer.arrived(event);
+  const data = members(event.source).get('data');
+  if (!filter.admits(event, data)) return;
+  announcer.arrived(event, wordsOf(event.type, data).headline);
+  arrivals.add(event, data);
 }
 
 function setRead(entry, read) {
   if (entry.isRead !== read) count(read ? -1 : 1);
   entry.isRead = read;
-  if (read && unreadOnly) list.remove(entry);
+  if (read && filter.unreadOnly) leave(entry);
 }
 
-function leave(position) {
+/** The list holds it no more; while somebody has it open, it stays. */
+function leave(entry) {
+  if (entry.isOpen) entry.hasLeft = true;
+  else list.remove(entry);
+  show();
+}
+
+/** It is no more, for everyone. */
+function end(position, what) {
   const entry = list.byPosition(position);
-  if (!entry) return checkSoon();
-  if (!entry.isRead) count(-1);
-  list.remove(entry);
+  if (entry) {
+    if (!entry.isRead) count(-1);
+    list.end(entry, `${NAMES[entry.type] ?? 'An entry'} ${what}`);
+    show();
+  } else if (arrivals.at(position)) {
+    arrivals.drop(position);
+    count(-1);
+  } else {
+    sync.checkSoon();
+  }
 }
 
 function readElsewhere({ position, read, up_to: upTo }) {
   if (upTo !== undefined) {
     list.entries().filter((entry) => entry.position <= upTo).forEach((entry) => setRead(entry, true));
-    return refreshSoon();
+    return sync.refreshSoon();
   }
+  if (position === undefined) return sync.refreshSoon();
   const entry = list.byPosition(position);
-  if (!entry) return unreadOnly && !read ? refreshSoon() : checkSoon();
-  setRead(entry, read);
-  if (read) recheck(entry);
-}
-
-/** Applies a frame now, or after the list that is being read. */
-function apply(work) {
-  if (held === null) {
-    work();
-    show();
+  if (entry) {
+    setRead(entry, read);
+    if (read) recheck(entry);
+  } else if (arrivals.at(position)) {
+    // It waits to be shown: how it stands, the list says.
+    arrivals.drop(position);
+    sync.refreshSoon();
+  } else if (filter.unreadOnly && !read) {
+    sync.refreshSoon();
   } else {
-    held.push(work);
-    // So many that the list being read is old already: those kept fill the page, and it is read once more.
-    if (held.length > 2 * MAX_ENTRIES) {
-      held.shift();
-      readAgain = true;
-    }
+    sync.checkSoon();
   }
 }
 
-carillon.on('event', (event) => apply(() => arrive(event)));
-carillon.on('read', (what) => apply(() => readElsewhere(what)));
-carillon.on('retract', ({ position }) => apply(() => leave(position)));
-carillon.on('expire', ({ position }) => apply(() => leave(position)));
+carillon.on('event', (event) => sync.apply(() => arrive(event)));
+carillon.on('read', (what) => sync.apply(() => readElsewhere(what)));
+carillon.on('retract', ({ position }) => sync.apply(() => end(position, 'was taken back')));
+carillon.on('expire', ({ position }) => sync.apply(() => end(position, 'has ended')));
 // Does not wait for a list that is being read: it counts no more.
-carillon.on('reset', () => refresh(true));
+carillon.on('reset', () => sync.refresh(true));
 
 let wasLive = false;
 carillon.on('state', ({ state, since }) => {
@@ -135,155 +174,101 @@ carillon.on('state', ({ state, since }) => {
   if (state === 'signed out') signOut();
   if (state !== 'live') return;
   // What others read or took back in between is not repeated by the stream. Spread out: many come back at once.
-  if (wasLive) refreshSoon();
+  if (wasLive) sync.refreshSoon();
   wasLive = true;
 });
 
-// What the server knows
-
-let reading = false;
-let replaceNext = false;
-let readAgain = false;
-
-/** Reads the newest page and makes the list agree with it; `replace`: nothing shown so far counts any more. */
-async function refresh(replace) {
-  replaceNext ||= replace;
-  clearTimeout(refreshTimer);
-  refreshTimer = null;
-  if (reading) return void (refreshTimer = setTimeout(() => refresh(false), 1_000));
-  reading = true;
-  held = [];
-  const worked = await attempt(async () => {
-    const fresh = await call(`/inbox?${listQuery}`);
-    const counts = await call('/inbox/counts');
-    if (replaceNext) {
-      list.clear();
-      next = fresh.next;
-      replaceNext = false;
-    }
-    merge(fresh);
-    // Frames held from here on are in the counts as often as not; the next check tells.
-    showCounts(counts);
-  });
-  reading = false;
-  const frames = held;
-  held = null;
-  frames.forEach((work) => work());
-  show();
-  if (readAgain) refreshSoon();
-  else if (worked && frames.length > 0) checkSoon();
-  readAgain = false;
-  if (!worked) refreshTimer ??= setTimeout(() => refresh(false), random(5_000, 15_000));
-}
-
-function refreshSoon() {
-  refreshTimer ??= setTimeout(() => refresh(false), random(500, 5_000));
-}
-
-function merge({ entries, next: more }) {
-  const there = new Set(entries.map((entry) => entry.id));
-  const lowest = more === null ? 0 : Math.min(...entries.map((entry) => entry.position));
-  const gone = list.entries().filter((entry) => entry.position >= lowest && !there.has(entry.id));
-  gone.forEach((entry) => list.remove(entry));
-  for (const event of entries) {
-    const known = list.byId(event.id);
-    if (known) known.isRead = Boolean(event.read_at);
-    else list.add(event);
-  }
-}
-
-/** Some entries do not stay once they are read. */
+/** Some entries do not stay once they are read. Asked for as a page of one, which is no error when it is empty. */
 async function recheck(entry) {
   try {
-    await call(`/inbox/${entry.id}`);
+    const { entries: [first] } = await call(filter.at(entry));
+    if (first?.id !== entry.id && list.byId(entry.id) === entry) leave(entry);
   } catch (error) {
-    if (error instanceof SignedOut) return signOut();
-    if (error.status === 404 && list.byId(entry.id) === entry) list.remove(entry);
-    show();
-  }
-}
-
-function showCounts({ unread: number, by_type: types }) {
-  unread = number;
-  by('types').replaceChildren(...Object.keys(types).map((type) => {
-    const option = document.createElement('option');
-    option.value = type;
-    return option;
-  }));
-}
-
-/** Whether the number is right, and the session valid. */
-async function check() {
-  clearTimeout(checkSoonTimer);
-  checkSoonTimer = null;
-  try {
-    showCounts(await call('/inbox/counts'));
-    show();
-  } catch (error) {
-    // Whether the server can be reached, the stream knows better.
     if (error instanceof SignedOut) signOut();
   }
 }
 
-function checkSoon() {
-  checkSoonTimer ??= setTimeout(check, random(2_000, 10_000));
-}
-
 // What the user does
 
-list.element.addEventListener('click', async ({ target }) => {
-  const button = target.closest('.toggle-read');
-  const entry = button && list.byId(button.closest('.entry').dataset.id);
-  if (!entry) return;
-  const read = !entry.isRead;
-  // Not `disabled`, which would take the focus away from somebody at the keyboard.
-  if (button.ariaBusy === 'true') return;
-  button.ariaBusy = 'true';
-  const worked = await attempt(() => call(`/inbox/${entry.id}/read`, { method: read ? 'PUT' : 'DELETE' }));
-  button.ariaBusy = null;
-  if (!worked || list.byId(entry.id) !== entry) return;
+const marking = new Set();
+
+async function mark(entry, read) {
+  const { id } = entry;
+  if (marking.has(id)) return;
+  marking.add(id);
+  const worked = await attempt(() => call(`/inbox/${id}/read`, { method: read ? 'PUT' : 'DELETE' }));
+  marking.delete(id);
+  if (!worked) return;
+  if (read) undo.offer('Marked as read', () => mark(entry, false));
+  if (list.byId(id) !== entry) return read || sync.refresh();
+  entry.hasLeft &&= read;
   setRead(entry, read);
   if (read) recheck(entry);
-  show();
+}
+
+list.element.addEventListener('click', ({ target }) => {
+  const entry = target.closest('.toggle-read') && list.around(target);
+  if (entry) mark(entry, !entry.isRead);
 });
+
+// The event does not bubble.
+list.element.addEventListener('toggle', ({ target }) => {
+  const entry = list.around(target);
+  if (!entry) return;
+  entry.showData();
+  if (entry.isOpen && !entry.isRead) mark(entry, true);
+  if (!entry.isOpen && entry.hasLeft) list.remove(entry);
+  if (!entry.isOpen) arrivals.settle();
+  show();
+}, true);
 
 by('read-all')?.addEventListener('click', async () => {
   const position = list.newest;
   if (position === 0) return;
-  if (await attempt(() => call('/inbox/read-up-to', { method: 'POST', body: { position } }))) {
-    announcer.say('All are marked as read');
-    refresh(false);
-  }
+  let number;
+  const worked = await attempt(async () => {
+    ({ number } = await call('/inbox/read-up-to', { method: 'POST', body: { position } }));
+  });
+  if (!worked) return;
+  undo.offer('All are marked as read', async () => {
+    await attempt(() => call(`/inbox/read-up-to/${number}`, { method: 'DELETE' }));
+    sync.refresh();
+  });
+  sync.refresh();
 });
 
-by('older').addEventListener('click', async ({ target }) => {
-  if (target.ariaBusy === 'true' || next === null) return;
-  target.ariaBusy = 'true';
-  await attempt(async () => {
-    const key = next;
-    const older = await call(`/inbox?${listQuery}${listQuery.size ? '&' : ''}after=${encodeURIComponent(key)}`);
-    // The list was read anew meanwhile: this page no longer follows it.
-    if (next !== key) return;
-    const added = older.entries.map((event) => list.add(event)).filter(Boolean);
-    next = older.next;
-    announcer.say(`${added.length} older entries`);
-    if (target.matches(':focus') && next === null) added[0]?.element.querySelector('.toggle-read').focus();
-  });
-  target.ariaBusy = null;
-  show();
+// Older ones come when the end of the list comes into view; the button is for the keyboard, and for when that ended.
+
+const older = by('older');
+const nearTheEnd = new IntersectionObserver((changes) => changes.at(-1).isIntersecting && loadOlder(false), {
+  rootMargin: '0px 0px 400px 0px',
 });
+
+async function loadOlder(byHand) {
+  if (older.ariaBusy === 'true' || !sync.mayLoad(byHand)) return;
+  older.ariaBusy = 'true';
+  const added = await sync.older(byHand);
+  older.ariaBusy = null;
+  if (byHand) announcer.say(`${added.length} older entries`);
+  if (byHand && older.matches(':focus') && sync.next === null) added[0]?.focus();
+  // It tells only of changes: if the end is still in view, more is wanted.
+  nextFrame(() => {
+    nearTheEnd.unobserve(older);
+    nearTheEnd.observe(older);
+  });
+}
+
+older.addEventListener('click', () => loadOlder(true));
+nearTheEnd.observe(older);
 
 by('restart').href = location.pathname + location.search;
+tidy(by('filter'));
 
 // Entries end by the server's clock, also while nothing can be heard from it.
 setInterval(() => {
   const now = serverNow();
   const ended = now === null ? [] : list.entries().filter((entry) => entry.hasExpired(now));
-  ended.forEach((entry) => leave(entry.position));
-  if (ended.length) show();
+  ended.forEach((entry) => end(entry.position, 'has ended'));
 }, 1_000);
 
-setInterval(() => document.hidden || check(), CHECK_EVERY * random(0.8, 1.2));
-
-setTimeout(check, random(0, 2_000));
 show();

@@ -35,7 +35,8 @@ export class Source {
   #ticker = null;
   #again = () => this.#restart();
 
-  /** `on`: `frame({name, data, id})`, `state(state, since)` and `ended(state)`: `signed out` or `refused`. */
+  /** `on`: `frame({name, data, id})`, of an event with its JSON as `text` instead of `data`, `state(state, since)` and
+   *  `ended(state)`: `signed out` or `refused`. */
   constructor(url, cursor, on) {
     this.#url = url;
     this.cursor = cursor;
@@ -102,14 +103,11 @@ export class Source {
 
   #receive(name, { data: text, lastEventId: id }) {
     this.#heard = Date.now();
-    let data;
-    try {
-      data = JSON.parse(text);
-    } catch {
-      return;
-    }
     if (id) this.cursor = id;
     if (name === 'signout') return this.#on.ended('signed out');
+    // What publishers wrote, as text: nested very deeply it can be parsed, but not be given to another tab.
+    if (name === 'event') return this.#on.frame({ name, text, id });
+    const data = JSON.parse(text);
     this.#on.frame({ name, data, id });
     if (name === 'alive') this.#alive(data);
   }

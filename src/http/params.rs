@@ -69,7 +69,8 @@ impl Params {
         Ok(Reader { user: caller.user.id, topics })
     }
 
-    fn all<'a>(&'a self, name: &str) -> Vec<&'a str> {
+    /// All values of a parameter, as they were given; empty ones count as absent.
+    pub fn all<'a>(&'a self, name: &str) -> Vec<&'a str> {
         self.0.iter().filter(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.as_str()).collect()
     }
 }

@@ -184,7 +184,20 @@ impl Tab {
 
     /// Presses a key where the focus is, named as in `KeyboardEvent.key`.
     pub async fn press(&self, key: &str) {
+        self.page.bring_to_front().await.unwrap();
         self.page.find_element("body").await.unwrap().press_key(key).await.unwrap();
+    }
+
+    /// Clicks in the middle of what a selector finds.
+    pub async fn click(&self, selector: &str) {
+        // Behind another tab there is no mouse.
+        self.page.bring_to_front().await.unwrap();
+        self.page.find_element(selector).await.unwrap().click().await.unwrap();
+    }
+
+    /// Goes back in the tab's history.
+    pub async fn back(&self) {
+        self.eval("history.back()").await;
     }
 
     /// Looks at it through a window of this size, in the dark or in the light.

@@ -245,4 +245,14 @@ async fn pages_are_light_and_painted_before_any_script() {
 }
 
 /// Every page of somebody who may see all.
-pub const PAGES: [&str; 8] = ["/", "/examples", "/examples/chat", "/examples/upload", "/examples/log", "/examples/stream", "/cluster", "/account"];
+pub const PAGES: [&str; 9] = [
+    "/",
+    "/publish",
+    "/examples",
+    "/examples/chat",
+    "/examples/upload",
+    "/examples/log",
+    "/examples/stream",
+    "/cluster",
+    "/account",
+];

@@ -64,6 +64,10 @@ pub async fn pages_hold_nothing_that_runs_inline(setup: Setup) {
 
     let query: String = url::form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
     assert_is_strict(&page("/?type=test&min_priority=low&unread=true").await.expect(200));
+    assert_is_strict(&page(&format!("/?q={query}")).await.expect(200));
+    assert_is_strict(&page("/publish").await.expect(403));
+    let admins = setup.sign_in("admin").await;
+    assert_is_strict(&send(setup.get("/publish").header("cookie", &admins)).await.expect(200));
     for parameter in ["type", "min_priority", "unread", "topic", "after"] {
         assert_is_strict(&page(&format!("/?{parameter}={query}")).await.expect(400));
     }

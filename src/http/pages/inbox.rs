@@ -7,10 +7,11 @@ use minijinja::context;
 use super::super::inbox::page;
 use super::super::params::Params;
 use super::super::problem::Problem;
+use super::words::Words;
 use super::{Pages, Visitor};
 use crate::event::Audience;
 use crate::event::frame::rfc3339;
-use crate::store::{InboxEntry, Reader, Store};
+use crate::store::{InboxEntry, Store};
 use crate::topic_rules::TopicRules;
 
 /// `GET /`: the inbox.
@@ -21,9 +22,10 @@ pub async fn show(
     State(rules): State<TopicRules>,
     params: Params,
 ) -> Response {
-    let reader = Reader { user: identity.user.id, topics: Vec::new() };
     let read = async {
         let page = page(&store, &rules, &identity, &params).await?;
+        // Of all that the page listens to, whatever it is filtered by.
+        let reader = params.reader(&identity, &rules)?;
         let counts = store.unread_counts(&reader, 1_000).await?;
         Ok::<_, Problem>((page, counts.iter().map(|(_, count)| count).sum::<i64>()))
     };
@@ -31,10 +33,14 @@ pub async fn show(
         Ok(read) => read,
         Err(problem) => return pages.error(&problem),
     };
+    // Checked by reading the page.
+    let given = |name: &str| params.all(name).into_iter().map(str::to_owned).collect::<Vec<String>>();
     let filter = context! {
-        type => params.one("type").ok().flatten().unwrap_or_default(),
-        min_priority => params.one("min_priority").ok().flatten().unwrap_or_default(),
+        types => given("type"),
+        topics => given("topic"),
+        min_priority => given("min_priority").pop(),
         unread => params.flag("unread").unwrap_or_default(),
+        q => given("q").pop(),
     };
     let values = context! {
         cursor => page.cursor,
@@ -53,15 +59,17 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
         Audience::Users(_) => ("you", None),
         Audience::Topic(topic) => ("topic", Some(topic.as_str())),
     };
-    let value: Option<serde_json::Value> = serde_json::from_str(&event.data).ok();
-    let data =
-        value.and_then(|v| serde_json::to_string_pretty(&v).ok()).unwrap_or_else(|| event.data.clone());
+    let words = Words::of(event.event_type.as_str(), &event.data);
     context! {
         id => event.id.to_string(),
         position => event.position,
         type => event.event_type.as_str(),
         priority => event.priority.as_str(),
-        to, topic, data,
+        headline => words.headline,
+        text => words.text,
+        level => words.level,
+        data => &event.data,
+        to, topic,
         created_at => rfc3339(event.created_at),
         expires_at => event.expires_at.map(rfc3339),
         read_at => entry.read_at.map(rfc3339),

@@ -5,6 +5,8 @@ pub mod cluster;
 pub mod examples;
 pub mod files;
 pub mod inbox;
+pub mod publish;
+mod words;
 
 use std::sync::Arc;
 

@@ -1,0 +1,120 @@
+// What arrives: shown at once, a batch for each frame, unless that would move what somebody reads. Then it waits behind
+// a button that says how many.
+
+/** The most that wait. Beyond it the list is read anew when they are shown. */
+const MAX_WAITING = 200;
+/** Where no frames are drawn, such as in a tab behind others. */
+const WITHOUT_FRAMES = 500;
+
+/** Does something before the next frame, or soon where there is none. */
+export function nextFrame(work) {
+  let isDone = false;
+  const once = () => {
+    if (isDone) return;
+    isDone = true;
+    clearTimeout(timer);
+    work();
+  };
+  const timer = setTimeout(once, WITHOUT_FRAMES);
+  requestAnimationFrame(once);
+}
+
+export class Arrivals {
+  #list;
+  #button;
+  #on;
+  #waiting = new Map();
+  #isTopInView = true;
+  #isScheduled = false;
+  /** How many more there were than can wait. */
+  #lost = 0;
+
+  /** `on`: `shown(entries)`, and `tooMany()` when the list has to be read anew instead. */
+  constructor(list, top, button, on) {
+    this.#list = list;
+    this.#button = button;
+    this.#on = on;
+    // Below the bar, which lies above the list.
+    const margin = `-${document.querySelector('.bar').offsetHeight}px 0px 0px`;
+    new IntersectionObserver((changes) => {
+      // Several at once when the page was busy: the last tells how it is.
+      this.#isTopInView = changes.at(-1).isIntersecting;
+      this.settle();
+    }, { rootMargin: margin }).observe(top);
+    button.addEventListener('click', () => this.#showAll());
+    document.addEventListener('selectionchange', () => this.#waiting.size > 0 && this.settle());
+    list.element.addEventListener('focusout', () => this.settle());
+  }
+
+  has(event) {
+    return this.#waiting.has(event.position);
+  }
+
+  /** An event to be shown, and its data as it was written. */
+  add(event, data) {
+    this.#waiting.set(event.position, { event, data });
+    if (this.#waiting.size > MAX_WAITING) {
+      this.#lost += 1;
+      this.#waiting.delete(this.#waiting.keys().next().value);
+    }
+    this.settle();
+  }
+
+  /** The event that waits at this position, if one does. */
+  at(position) {
+    return this.#waiting.get(position)?.event;
+  }
+
+  events() {
+    return [...this.#waiting.values()].map(({ event }) => event);
+  }
+
+  /** One that waits is no more. */
+  drop(position) {
+    this.#waiting.delete(position);
+    this.settle();
+  }
+
+  clear() {
+    this.#waiting.clear();
+    this.#lost = 0;
+    this.#tell();
+  }
+
+  /** Something changed: shows what waits, if nobody minds. */
+  settle() {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    nextFrame(() => {
+      this.#isScheduled = false;
+      if (this.#isTopInView && !this.#list.isBeingRead) this.#flush();
+      this.#tell();
+    });
+  }
+
+  #flush() {
+    if (this.#lost > 0) {
+      this.clear();
+      this.#on.tooMany();
+      return;
+    }
+    if (this.#waiting.size === 0) return;
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    this.#on.shown(waiting.map(({ event, data }) => this.#list.add(event, data)).filter(Boolean));
+  }
+
+  #showAll() {
+    this.#flush();
+    this.#tell();
+    scrollTo({ top: 0 });
+    this.#list.element.focus({ preventScroll: true });
+  }
+
+  #tell() {
+    const count = this.#waiting.size + this.#lost;
+    this.#button.hidden = count === 0;
+    const text = `${count} new`;
+    if (count > 0 && this.#button.textContent !== text) this.#button.textContent = text;
+  }
+}

@@ -1,0 +1,78 @@
+// What the form on the publish page says: the event as the API takes it, or what is wrong with it.
+
+/** The same bounds as the server's, for what can be told while somebody types. */
+const TYPE = /^[A-Za-z0-9._-]{1,64}$/;
+const TOPIC = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){0,7}$/;
+const NAME = /^[A-Za-z0-9._-]{1,64}$/;
+const MAX_USERS = 1_000;
+const MAX_SECONDS = 10 * 366 * 86_400;
+
+/** The event as JSON text, and a sentence for each field that is wrong; what stands in both is what can be shown. */
+export function draft(form) {
+  const errors = new Map();
+  const given = (name) => form.elements[name].value;
+  const need = (name, isRight, sentence) => isRight || errors.set(name, sentence);
+  const members = [];
+  const add = (name, json) => members.push(`${JSON.stringify(name)}:${json}`);
+
+  const kind = given('kind');
+  const type = kind || given('type').trim();
+  need('type', TYPE.test(type), 'Letters, digits, dots, underscores and hyphens, up to 64.');
+  need('type', !type.startsWith('carillon.'), 'Types that begin with “carillon.” are the server’s own.');
+  add('type', JSON.stringify(type));
+  add('to', audience(given('to'), given, need));
+  if (given('priority') !== 'normal') add('priority', JSON.stringify(given('priority')));
+  add('data', data(kind, given, need));
+  for (const name of ['expires_in', 'keep_after_read']) {
+    const seconds = given(name) === 'after' ? Number(given(`${name}_amount`)) * Number(given(`${name}_unit`)) : given(name);
+    if (seconds === '') continue;
+    const isRight = given(name) !== 'after' || (seconds >= 1 && seconds <= MAX_SECONDS);
+    need(name, isRight, 'A number of at least 1; at most ten years.');
+    add(name, Number(seconds));
+  }
+  return { json: `{${members.join(',')}}`, type, errors };
+}
+
+function audience(to, given, need) {
+  if (to === 'everyone') return '"everyone"';
+  if (to === 'topic') {
+    const topic = given('topic').trim();
+    need('topic', TOPIC.test(topic), 'Up to eight words joined by “/”, of letters, digits, dots, underscores and hyphens.');
+    return JSON.stringify({ topic });
+  }
+  const users = given('users').split(/[\s,;]+/).filter(Boolean);
+  const wrong = users.find((name) => !NAME.test(name));
+  need('users', users.length > 0, 'Name at least one user.');
+  need('users', users.length <= MAX_USERS, `At most ${MAX_USERS} users.`);
+  need('users', wrong === undefined, `“${wrong}” cannot be a user’s name.`);
+  return JSON.stringify(users.length === 1 ? { user: users[0] } : { users });
+}
+
+/** Of the ready-made types: `notification` and `alert` have `title`, `message` and `level`, `system` the first two, and
+ *  `message` has `text`. */
+function data(kind, given, need) {
+  const [title, message] = [given('title').trim(), given('message').trim()];
+  if (kind === 'message') {
+    need('message', message, 'A message needs a text.');
+    return JSON.stringify({ text: message });
+  }
+  if (kind) {
+    need('title', title, 'It needs a title.');
+    const level = kind === 'system' ? undefined : given('level');
+    return JSON.stringify({ title, message: message || undefined, level });
+  }
+  const json = given('data').trim();
+  try {
+    if (json) JSON.parse(json);
+  } catch (error) {
+    need('data', false, `This is not JSON: ${error.message}.`);
+  }
+  // As it was typed, with every digit.
+  return json || 'null';
+}
+
+/** A line for a shell that publishes this. The token stays in its variable. */
+export function curl(origin, key, json) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  return `curl -sS ${quoted(`${origin}/api/v1/events`)} -H "Authorization: Bearer $CARILLON_TOKEN" -H ${quoted(`Idempotency-Key: ${key}`)} -d ${quoted(json.replace(/\s*\n\s*/g, ' '))}`;
+}

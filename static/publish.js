@@ -1,0 +1,172 @@
+// The page to publish with: what would be sent is shown while it is written, and is sent once.
+
+import { call, SignedOut } from './api.js';
+import { curl, draft } from './draft.js';
+import { pretty } from './json.js';
+
+/** A second click on the button this soon after the answer belongs to the first. */
+const SAME_CLICK = 1_000;
+const MAX_RECEIPTS = 10;
+/** What the server calls a field, where the form has another name for it. */
+const FIELDS = { 'to.user': 'users', 'to.users': 'users', 'to.topic': 'topic' };
+
+const by = (id) => document.getElementById(id);
+const form = by('publish');
+const button = form.querySelector('button');
+let key = newKey();
+let isBusy = false;
+let answered = -Infinity;
+
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return `page-${[...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')}`;
+}
+
+// What is shown
+
+function show() {
+  const kind = form.elements.kind.value;
+  for (const part of form.querySelectorAll('[data-kinds]')) part.hidden = !part.dataset.kinds.split(' ').includes(kind);
+  for (const part of form.querySelectorAll('[data-to]')) part.hidden = part.dataset.to !== form.elements.to.value;
+  for (const name of ['expires_in', 'keep_after_read']) {
+    const isAfter = form.elements[name].value === 'after';
+    form.elements[`${name}_amount`].hidden = !isAfter;
+    form.elements[`${name}_unit`].hidden = !isAfter;
+  }
+  form.querySelector('[data-label=message]').textContent = kind === 'message' ? 'Text' : 'Message';
+  const { json, errors } = draft(form);
+  by('json').textContent = errors.has('data') ? json : pretty(json);
+  by('curl').textContent = curl(location.origin, key, json);
+  return errors;
+}
+
+/** Puts a sentence at a field, or takes it away. */
+function mark(name, sentence) {
+  const place = by(`${name}-error`);
+  place.textContent = sentence;
+  place.hidden = !sentence;
+  const input = form.elements[name];
+  if (sentence) input?.setAttribute?.('aria-invalid', 'true');
+  else input?.removeAttribute?.('aria-invalid');
+}
+
+function places() {
+  return [...form.querySelectorAll('[data-for]')].map((place) => place.dataset.for);
+}
+
+function tell(errors) {
+  for (const name of places()) mark(name, errors.get(name) ?? '');
+  const first = places().find((name) => errors.has(name));
+  form.elements[first]?.focus();
+}
+
+function wrong(sentence) {
+  by('form-error').textContent = sentence;
+  by('form-error').hidden = !sentence;
+}
+
+// What the user does
+
+form.addEventListener('input', ({ target }) => {
+  // Another event is another publication.
+  key = newKey();
+  answered = -Infinity;
+  if (target.name === 'kind' && target.value === 'alert') {
+    if (form.elements.priority.value === 'normal') form.elements.priority.value = 'high';
+    if (form.elements.level.value === 'info') form.elements.level.value = 'warning';
+  }
+  const errors = show();
+  // While somebody types, only what was wrong already is said again.
+  for (const name of places()) if (!by(`${name}-error`).hidden) mark(name, errors.get(name) ?? '');
+  wrong('');
+});
+
+form.addEventListener('submit', async (submission) => {
+  submission.preventDefault();
+  if (isBusy || performance.now() - answered < SAME_CLICK) return;
+  // The one before was published: this is meant as one more.
+  if (answered > -Infinity) {
+    key = newKey();
+    show();
+  }
+  const { json, type, errors } = draft(form);
+  tell(errors);
+  wrong('');
+  if (errors.size > 0) return;
+  isBusy = true;
+  button.ariaBusy = 'true';
+  try {
+    const receipt = await call('/events', { method: 'POST', json, key });
+    answered = performance.now();
+    published(type, receipt);
+  } catch (error) {
+    failed(error);
+  } finally {
+    isBusy = false;
+    button.ariaBusy = null;
+  }
+});
+
+function failed(error) {
+  if (error instanceof SignedOut) return location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+  const name = FIELDS[error.field?.replace(/\[\d+\]$/, '')] ?? error.field;
+  const sentence = error.message.replace(`${error.field}: `, '');
+  if (error.status && places().includes(name) && !form.elements[name].closest('[hidden]')) {
+    tell(new Map([[name, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`]]));
+  } else if (error.status && error.status < 500) {
+    wrong(`That did not work: ${error.message}.`);
+  } else {
+    wrong('Whether this was published is not known. Publish again: unchanged, it comes only once.');
+  }
+}
+
+function published(type, { id, position }) {
+  const list = by('receipts').querySelector('ol');
+  if (list.querySelector(`[data-id="${id}"]`)) return;
+  const item = by('receipt').content.firstElementChild.cloneNode(true);
+  item.dataset.id = id;
+  item.querySelector('.what').textContent = type;
+  item.querySelector('.where').textContent = `position ${position}, id ${id}`;
+  item.querySelector('button').addEventListener('click', () => takeBack(item, id));
+  list.prepend(item);
+  if (list.children.length > MAX_RECEIPTS) list.lastElementChild.remove();
+  by('receipts').hidden = false;
+  by('said').textContent = `Published at position ${position}`;
+}
+
+async function takeBack(item, id) {
+  const take = item.querySelector('button');
+  if (take.ariaBusy === 'true') return;
+  take.ariaBusy = 'true';
+  let said = 'taken back';
+  try {
+    await call(`/events/${id}`, { method: 'DELETE' });
+  } catch (error) {
+    if (error instanceof SignedOut) return failed(error);
+    take.ariaBusy = null;
+    if (error.status !== 404) return wrong('It could not be taken back. Try again.');
+    said = 'is gone already';
+  }
+  item.classList.add('is-gone');
+  // Whoever pressed the button finds what became of it in its place.
+  const state = document.createElement('em');
+  state.tabIndex = -1;
+  state.textContent = said;
+  const hadFocus = take === document.activeElement;
+  take.replaceWith(state);
+  if (hadFocus) state.focus();
+  by('said').textContent = said;
+}
+
+by('copy').addEventListener('click', async () => {
+  try {
+    await navigator.clipboard.writeText(by('curl').textContent);
+    by('copied').textContent = 'Copied';
+  } catch {
+    getSelection().selectAllChildren(by('curl'));
+    by('copied').textContent = 'Selected: copy it with the keyboard';
+  }
+  setTimeout(() => (by('copied').textContent = ''), 5_000);
+});
+
+show();

@@ -1,0 +1,148 @@
+// What the server knows, brought to the page: the newest page of the list anew, older pages, the counts. Frames of the
+// stream that come while the list is read are applied on top of it.
+
+import { call, SignedOut } from './api.js';
+import { elements, members } from './json.js';
+import { MAX_ENTRIES } from './list.js';
+
+const CHECK_EVERY = 60_000;
+/** Pages of a search may be empty: so many in a row are asked for without anybody's doing. */
+const MAX_EMPTY_PAGES = 5;
+const random = (least, most) => least + Math.random() * (most - least);
+
+/** A page of the list: its entries with their data as it was written, and where the next one begins. */
+async function page(path) {
+  const text = await call(path, { asText: true });
+  const { entries, next } = JSON.parse(text);
+  const written = elements(members(text).get('entries'));
+  return { entries: entries.map((event, index) => ({ event, data: members(written[index]).get('data') })), next };
+}
+
+export class Sync {
+  #list;
+  #filter;
+  #on;
+  #held = null;
+  #readAgain = false;
+  #replaceNext = false;
+  #refreshTimer = null;
+  #checkTimer = null;
+  #emptyPages = 0;
+  /** After a failure nothing is asked for by itself until somebody has. */
+  #isAutomatic = true;
+
+  /** `on`: `counts(counts)`, `newer(event, data)`, `cleared()`, `changed()`, `attempt(work)` and `signedOut()`. */
+  constructor(list, filter, next, on) {
+    this.#list = list;
+    this.#filter = filter;
+    /** Where the next older page begins; null if there is none. */
+    this.next = next;
+    this.#on = on;
+    setInterval(() => document.hidden || this.#check(), CHECK_EVERY * random(0.8, 1.2));
+    setTimeout(() => this.#check(), random(0, 2_000));
+  }
+
+  /** Does what a frame asks for, now or after the list that is being read. */
+  apply(work) {
+    if (this.#held === null) return work();
+    this.#held.push(work);
+    // So many that the list being read is old already: those kept fill the page, and it is read once more.
+    if (this.#held.length > 2 * MAX_ENTRIES) {
+      this.#held.shift();
+      this.#readAgain = true;
+    }
+  }
+
+  /** Reads the newest page and makes the list agree with it; `replace`: nothing shown so far counts any more. */
+  async refresh(replace = false) {
+    this.#replaceNext ||= replace;
+    clearTimeout(this.#refreshTimer);
+    this.#refreshTimer = null;
+    if (this.#held !== null) return void (this.#refreshTimer = setTimeout(() => this.refresh(), 1_000));
+    this.#held = [];
+    const worked = await this.#on.attempt(async () => {
+      const fresh = await page(this.#filter.page());
+      const counts = await call(this.#filter.counts);
+      if (this.#replaceNext) {
+        this.#list.clear();
+        this.#on.cleared();
+        this.next = fresh.next;
+        this.#replaceNext = false;
+      }
+      this.#merge(fresh);
+      // Frames held from here on are in the counts as often as not; the next check tells.
+      this.#on.counts(counts);
+    });
+    const frames = this.#held;
+    this.#held = null;
+    frames.forEach((work) => work());
+    this.#on.changed();
+    if (this.#readAgain) this.refreshSoon();
+    else if (worked && frames.length > 0) this.checkSoon();
+    this.#readAgain = false;
+    if (!worked) this.#refreshTimer ??= setTimeout(() => this.refresh(), random(5_000, 15_000));
+  }
+
+  /** Spread over some seconds: many pages hear the same at once. */
+  refreshSoon() {
+    this.#refreshTimer ??= setTimeout(() => this.refresh(), random(500, 5_000));
+  }
+
+  #merge({ entries, next }) {
+    const there = new Set(entries.map(({ event }) => event.id));
+    const lowest = next === null ? 0 : Math.min(...entries.map(({ event }) => event.position));
+    for (const entry of this.#list.entries()) {
+      if (entry.position < lowest || there.has(entry.id)) continue;
+      // What somebody is just reading stays until they have.
+      if (entry.isOpen) entry.hasLeft = true;
+      else this.#list.remove(entry);
+    }
+    const { newest } = this.#list;
+    for (const { event, data } of entries.reverse()) {
+      const known = this.#list.byId(event.id);
+      if (known) known.isRead = Boolean(event.read_at);
+      else if (event.position > newest && newest > 0) this.#on.newer(event, data);
+      else this.#list.add(event, data);
+    }
+  }
+
+  /** Whether a page of older ones may be asked for now; `byHand`: somebody wants it. */
+  mayLoad(byHand) {
+    return this.next !== null && !this.#list.isFull
+      && (byHand || (this.#isAutomatic && this.#emptyPages < MAX_EMPTY_PAGES));
+  }
+
+  /** Puts a page of older ones below the others; gives what was put there. */
+  async older(byHand) {
+    if (byHand) this.#emptyPages = 0;
+    const key = this.next;
+    let added = [];
+    this.#isAutomatic = await this.#on.attempt(async () => {
+      const older = await page(this.#filter.page(key));
+      // The list was read anew meanwhile: this page no longer follows it.
+      if (this.next !== key) return;
+      added = older.entries.map(({ event, data }) => this.#list.add(event, data)).filter(Boolean);
+      this.#emptyPages = older.entries.length === 0 ? this.#emptyPages + 1 : 0;
+      this.next = older.next;
+    });
+    this.#on.changed();
+    return added;
+  }
+
+  /** Whether the number is right, and the session valid. */
+  async #check() {
+    clearTimeout(this.#checkTimer);
+    this.#checkTimer = null;
+    try {
+      this.#on.counts(await call(this.#filter.counts));
+      this.#on.changed();
+    } catch (error) {
+      // Whether the server can be reached, the stream knows better.
+      if (error instanceof SignedOut) this.#on.signedOut();
+    }
+  }
+
+  checkSoon() {
+    this.#checkTimer ??= setTimeout(() => this.#check(), random(1_000, 5_000));
+  }
+}
