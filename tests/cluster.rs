@@ -156,11 +156,15 @@ async fn each_node_tells_how_all_are() {
     wait_until(DEADLINE, "the killed node is gone", async || told(all[0], &all[..2]).await.is_some()).await;
     assert!(killed_at.elapsed().as_secs() < 15, "what was told of it is kept for ten seconds");
 
-    // One that is told to stop says so, and leaves by itself. Two seconds are less than what it told is kept.
+    let watch = client.get(format!("{}/api/v1/cluster/stream", all[1])).header("cookie", &cookie);
+    let watching = watch.send().await.unwrap();
+    // One that is told to stop leaves by itself. Two seconds are less than what it told is kept.
     assert!(cluster.nodes[1].terminate());
     let left_at = Instant::now();
     wait_until(DEADLINE, "the other has left", async || told(all[0], &all[..1]).await.is_some()).await;
     assert!(left_at.elapsed().as_secs() < 3, "it left when it ended");
+    let watched = watching.text().await.expect("the stream ended as it should");
+    assert!(watched.contains("event: carillon.nodes"), "{watched}");
 
     // Without the keys it tells of itself, and that there may be others.
     cluster.redis.kill();

@@ -79,7 +79,7 @@ async fn recheck(node: Arc<Node>) {
 }
 
 /// Whoever has a page open uses their session, though they ask for nothing.
-async fn note_use(node: Arc<Node>) {
+pub(super) async fn note_use(node: Arc<Node>) {
     let session = |credential| if let Credential::Session(secret) = credential { Some(secret) } else { None };
     let mut secrets: Vec<_> =
         node.hub.listeners().iter().filter_map(|listener| session(listener.credential)).collect();

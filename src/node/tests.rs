@@ -1,6 +1,7 @@
 use super::*;
 use crate::event::{Audience, Expiry, NewEvent, Priority};
-use crate::store::StoreLimits;
+use crate::hub::Subscription;
+use crate::store::{Filter, Reader, Role, StoreLimits};
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
 use tempfile::TempDir;
@@ -57,6 +58,27 @@ async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
     world.until("the damage is noticed", |node| !node.unready().is_empty()).await;
     world.execute("update log_state set floor = 0").await;
     world.until("the node is ready again", |node| node.unready().is_empty()).await;
+}
+
+#[tokio::test]
+async fn whoever_has_a_page_open_uses_their_session() {
+    let world = World::new(NodeLimits::default()).await;
+    let (store, secret) = (&world.node.store, [1; 32]);
+    let user = store.create_user("me", "hash", Role::Listener).await.unwrap().id;
+    store.create_session(user, &secret, Duration::from_secs(600), "").await.unwrap();
+    world.execute("update sessions set created_at = created_at - 200000").await;
+    let subscription = Subscription {
+        reader: Reader { user, topics: Vec::new() },
+        filter: Filter::default(),
+        credential: Credential::Session(secret),
+        connection: CancellationToken::new(),
+        name: "me".into(),
+        wants_presence: false,
+    };
+    let _stream = world.node.streams.open(subscription, None, None).unwrap();
+    housekeeping::note_use(world.node.clone()).await;
+    let session = store.session_by_secret(&secret).await.unwrap().unwrap();
+    assert!(session.seen_at - session.created_at >= 200_000, "{session:?}");
 }
 
 /// Nobody's own clock decides what is old.

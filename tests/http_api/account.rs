@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::setup::{Setup, Stream, credentials, send};
+use crate::support::{DEADLINE, wait_until};
 
 const ACCOUNT: &str = "/api/v1/account";
 const SESSIONS: &str = "/api/v1/account/sessions";
@@ -81,6 +82,19 @@ pub async fn sessions_are_told_apart_and_ended(setup: Setup) {
     ends_signed_out(stream_there).await;
     send(setup.get(ACCOUNT).header("cookie", &there)).await.expect_problem(401, "");
     send(setup.delete(&one(other)).header("cookie", &here)).await.expect_problem(404, "");
+
+    // That it is in use is noted, if that was not done lately.
+    let late = setup.sign_in("rival").await;
+    setup.execute("update sessions set created_at = created_at - 400000").await;
+    let is_seen = async || {
+        let session = &listed(&setup, &late, SESSIONS).await[0];
+        let age = |name: &str| {
+            let format = &time::format_description::well_known::Rfc3339;
+            time::OffsetDateTime::parse(session[name].as_str().unwrap(), format).unwrap()
+        };
+        age("seen_at") - age("created_at") > time::Duration::seconds(300)
+    };
+    wait_until(DEADLINE, "the use is noted", is_seen).await;
 
     let more = [setup.sign_in("alice").await, setup.sign_in("alice").await];
     let streams = [stream_of(&setup, &more[0]).await, stream_of(&setup, &more[1]).await];
