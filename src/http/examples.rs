@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
+use super::App;
 use super::auth::PublisherCaller;
 use super::params::Params;
 use super::problem::Problem;
@@ -23,7 +24,6 @@ use crate::accounts::hex;
 use crate::event::{Draft, Expiry, Invalid, Millis, Priority, Recipients, Topic, UserId};
 use crate::node::Node;
 use crate::publish::PublishError;
-use crate::topic_rules::TopicRules;
 
 /// The most bytes of a file.
 pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -79,9 +79,7 @@ impl Drop for Slot {
 /// `PUT /examples/upload/{id}`: a file of the caller's, told on the topic `uploads/{user}/{id}`.
 pub async fn upload(
     PublisherCaller(identity): PublisherCaller,
-    State(node): State<Arc<Node>>,
-    State(rules): State<TopicRules>,
-    State(uploads): State<Uploads>,
+    State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
     params: Params,
     headers: HeaderMap,
@@ -93,7 +91,7 @@ pub async fn upload(
     if id.len() > MAX_ID || id.contains('/') {
         return Err(wrong().into());
     }
-    if !rules.may_write(&identity.user, &topic) {
+    if !app.rules.may_write(&identity.user, &topic) {
         return Err(Problem::forbidden(&format!("you may not publish to {topic}")));
     }
     let name = params.one("name")?.unwrap_or("file").to_owned();
@@ -101,8 +99,8 @@ pub async fn upload(
         return Err(Invalid::new("name", format!("may have at most {MAX_NAME} bytes")).into());
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let slot = uploads.begin(identity.user.id, &id)?;
-    let teller = Teller { node, user: identity.user.id, topic, name };
+    let slot = app.uploads.begin(identity.user.id, &id)?;
+    let teller = Teller { node: app.node, user: identity.user.id, topic, name };
     // A task of its own: when the sender goes away, what waits for an answer is dropped, and nobody would tell it.
     let receiving = tokio::spawn(async move {
         let end = receive(&teller, body.into_data_stream(), length).await;

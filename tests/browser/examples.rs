@@ -133,6 +133,41 @@ async fn a_message_that_was_not_sent_is_sent_again_and_said_once() {
     }
 }
 
+/// Who is there, as the page says it.
+const PEOPLE: &str =
+    "`${document.getElementById('count').textContent}: ${document.getElementById('people').textContent}`";
+/// Who came or left last.
+const QUIET: &str = "document.getElementById('quiet').textContent";
+
+#[tokio::test]
+async fn a_chat_shows_who_is_there_also_when_a_node_is_killed() {
+    let mut portal = Portal::start().await;
+    let [alices, bobs] = [Browser::start().await, Browser::start().await];
+    let address = portal.nodes[0].address.clone();
+    let alice = example(&alices, &address, "chat", "alice").await;
+    alice.until(&format!("{PEOPLE} === '1: alice'")).await;
+    let bob = example(&bobs, &portal.nodes[1].address, "chat", "bob").await;
+    for tab in [&alice, &bob] {
+        tab.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
+    }
+    alice.until(&format!("{QUIET} === 'bob came in'")).await;
+    // Another tab of alice's, which joins her stream, knows it too; and nobody came by it.
+    let second = alices.open(&format!("{address}/examples/chat")).await;
+    second.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
+    second.close().await;
+    // Another room is another place.
+    bob.go(&format!("{}/examples/chat?room=other", portal.nodes[1].address)).await;
+    bob.until(&format!("{PEOPLE} === '1: bob'")).await;
+    alice.until(&format!("{PEOPLE} === '1: alice' && {QUIET} === 'bob left'")).await;
+    bob.go(&format!("{}/examples/chat", portal.nodes[1].address)).await;
+    alice.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
+    // A node that is killed says nothing: those on it are gone all the same.
+    portal.nodes[1].kill();
+    alice.until(&format!("{PEOPLE} === '1: alice'")).await;
+    alices.assert_quiet(&[]);
+    bobs.assert_quiet(&["net::ERR_"]);
+}
+
 /// What an upload's page says of it.
 const STATE: &str = "document.getElementById('state').textContent";
 
