@@ -127,16 +127,21 @@ pub async fn uploads_are_bounded(setup: Setup) {
     let long = format!("/examples/upload/a?name={}", "x".repeat(256));
     send(put(&long).body("x")).await.expect_problem(400, "name");
 
-    // Larger than is allowed, whether it says so first or not.
-    let mut watcher = Watcher::of(&setup, "large").await;
+    // Larger than is allowed: said first, and found while it comes.
     let pieces = iter((0..65).map(|_| Ok::<_, std::io::Error>(vec![0_u8; 1 << 20])));
-    // The answer may come before all is sent, and the connection end with it.
-    if let Ok(answer) = put("/examples/upload/large").body(Body::wrap_stream(pieces)).send().await {
-        assert_eq!(answer.status(), 413);
+    let bodies = [("said", Body::from(vec![0_u8; 65 << 20])), ("found", Body::wrap_stream(pieces))];
+    for (id, body) in bodies {
+        let mut watcher = Watcher::of(&setup, id).await;
+        // The answer may come before all is sent, and the connection end with it.
+        if let Ok(answer) = put(&format!("/examples/upload/{id}")).body(body).send().await {
+            assert_eq!(answer.status(), 413);
+        }
+        let (kind, data) = watcher.end().await;
+        assert_eq!(kind, "upload.failed");
+        assert_eq!(data["reason"], "the file is larger than 67108864 bytes");
+        // What is said first is not even begun.
+        assert_eq!(watcher.told == 1, id == "said");
     }
-    let (kind, data) = watcher.end().await;
-    assert_eq!(kind, "upload.failed");
-    assert_eq!(data["reason"], "the file is larger than 67108864 bytes");
 
     // Eight at once, and then one more when one of them is over.
     let mut senders = Vec::new();
