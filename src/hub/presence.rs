@@ -48,9 +48,13 @@ impl Hub {
 
     /// The names of those who listen to a topic here; each once.
     pub fn names_on(&self, topic: &Topic) -> BTreeSet<Arc<str>> {
-        let guard = self.lock();
-        let listeners = guard.routing.by_topic.get(topic).into_iter().flatten();
-        listeners.map(|listener| listener.name.clone()).collect()
+        // Sorted without the lock: very many may listen, and routing waits for it.
+        let names: Vec<Arc<str>> = {
+            let guard = self.lock();
+            let listeners = guard.routing.by_topic.get(topic).into_iter().flatten();
+            listeners.map(|listener| listener.name.clone()).collect()
+        };
+        names.into_iter().collect()
     }
 
     /// Tells of a change those on a topic who know who was there before it.
