@@ -14,6 +14,13 @@ async fn say(setup: &Setup, topic: &str, data: impl Into<Value>) -> Receipt {
     setup.publish(&json!({ "type": "test", "to": { "topic": topic }, "data": data.into() })).await
 }
 
+/// Waits until the node has handed out all that was published: what it has not yet is no history, but comes live.
+async fn settled(setup: &Setup) {
+    let mut stream = setup.stream(&setup.bob, "").await;
+    setup.publish_to_all("settled").await;
+    stream.until_data("settled").await;
+}
+
 /// That the history told `events`, wholly.
 #[track_caller]
 fn assert_told(stream: &Stream, events: usize) {
@@ -29,6 +36,7 @@ pub async fn who_joins_gets_what_was_last_said_and_then_what_is_said(setup: Setu
     let read = say(&setup, "chat/room", 6).await;
     let mark = setup.put(&format!("/api/v1/inbox/{}/read", read.id)).bearer_auth(&setup.alice);
     send(mark).await.expect(204);
+    settled(&setup).await;
     let mut stream = setup.stream(&setup.alice, "topic=chat/room&history=3").await;
     assert_eq!(stream.data(), [4, 5, 6], "the oldest first, what was read among them");
     assert_told(&stream, 3);
@@ -64,6 +72,7 @@ pub async fn the_last_of_each_topic_is_its_state(setup: Setup) {
         let request = setup.post("/api/v1/events").bearer_auth(&setup.alice);
         send(request.body(event.to_string())).await.expect(201);
     }
+    settled(&setup).await;
     let stream = setup.stream(&setup.alice, "topic=uploads/alice/1&topic=uploads/alice/2&last=1").await;
     assert_eq!(stream.data(), [20, 90]);
     assert_told(&stream, 2);
@@ -87,6 +96,7 @@ pub async fn what_nobody_may_see_any_more_is_no_history(setup: Setup) {
         !setup.inbox(&setup.alice, "topic=chat/room").await.contains(&json!("passing"))
     })
     .await;
+    settled(&setup).await;
     let alice = setup.stream(&setup.alice, "topic=chat/room&history=100").await;
     assert_eq!(alice.data(), ["stays"]);
     let bob = setup.stream(&setup.bob, "topic=chat/room&history=100").await;
