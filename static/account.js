@@ -1,8 +1,9 @@
 // The account page: one's own sessions, tokens and password.
 
-import { ask, attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret, signIn } from './manage.js';
+import { call } from './api.js';
+import { attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
+import { by, signIn } from './page.js';
 
-const by = (id) => document.getElementById(id);
 const text = (row, of) => row.querySelector(`[data-of=${of}]`).textContent;
 const others = () => [...by('sessions').children].filter((row) => !('current' in row.dataset));
 
@@ -25,7 +26,7 @@ onEnd(
 by('end-others').addEventListener('click', async ({ currentTarget: button }) => {
   if (!(await confirmed('Sign out everywhere but here?', 'Sign out everywhere else'))) return;
   await attempt(button, async () => {
-    const { ended } = await ask('/account/sessions', { method: 'DELETE' });
+    const { ended } = await call('/account/sessions', { method: 'DELETE' });
     others().forEach((row) => row.remove());
     say(ended === 1 ? 'One other session has ended.' : `${ended} other sessions have ended.`);
   });
@@ -51,7 +52,7 @@ onSubmit(
     if (!scopes.length) return tell('listen', 'Choose what it may do.');
     const days = fields.days.value ? Number(fields.days.value) : null;
     const body = { name: fields.name.value, scopes, days };
-    const made = await ask('/account/tokens', { method: 'POST', body });
+    const made = await call('/account/tokens', { method: 'POST', body });
     const texts = { ...made, scopes: made.scopes.join(', '), user: '' };
     by('tokens').prepend(newRow(by('token-blank'), made.id, texts));
     by('new-token').reset();
@@ -66,7 +67,7 @@ onSubmit(
   async (fields, tell) => {
     if (fields.new.value !== fields.again.value) return tell('again', 'The two new passwords differ.');
     const body = { old: fields.old.value, new: fields.new.value };
-    const { ended } = await ask('/account/password', { method: 'PUT', body });
+    const { ended } = await call('/account/password', { method: 'PUT', body });
     by('new-password').reset();
     others().forEach((row) => row.remove());
     showOthers();

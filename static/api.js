@@ -1,5 +1,7 @@
 // Calls to this site's API, and the server's idea of what time it is.
 
+import { account } from './page.js';
+
 const TIMEOUT = 15_000;
 
 /** The session is over: nothing but signing in helps. */
@@ -22,10 +24,15 @@ export function serverNow() {
   return offset === null ? null : Date.now() + offset;
 }
 
-/** Calls the API; the parsed answer, or null when there is none. `json` is a body as text, `key` an Idempotency-Key;
- *  `asText`: the answer as it was written. */
+/**
+ * Calls the API as the account this page is of: whoever signed in as somebody else meanwhile does nothing by it. The
+ * parsed answer, or null when there is none. `json` is a body as text, `key` an Idempotency-Key; `asText`: the answer
+ * as it was written.
+ */
 export async function call(path, { method = 'GET', body, json = body && JSON.stringify(body), key, asText = false } = {}) {
-  const response = await fetch(`/api/v1${path}`, {
+  const address = new URL(`/api/v1${path}`, location.href);
+  address.searchParams.set('account', account);
+  const response = await fetch(address, {
     method,
     body: json,
     headers: { ...(json && { 'content-type': 'application/json' }), ...(key && { 'idempotency-key': key }) },

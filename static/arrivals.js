@@ -6,6 +6,8 @@ const MAX_WAITING = 200;
 /** Where no frames are drawn, such as in a tab behind others. */
 const WITHOUT_FRAMES = 500;
 
+const bar = document.querySelector('.bar');
+
 /** Does something before the next frame, or soon where there is none. */
 export function nextFrame(work) {
   let isDone = false;
@@ -24,7 +26,7 @@ export class Arrivals {
   #button;
   #on;
   #waiting = new Map();
-  #isTopInView = true;
+  #top;
   #isScheduled = false;
   /** How many more there were than can wait. */
   #lost = 0;
@@ -34,13 +36,9 @@ export class Arrivals {
     this.#list = list;
     this.#button = button;
     this.#on = on;
-    // Below the bar, which lies above the list.
-    const margin = `-${document.querySelector('.bar').offsetHeight}px 0px 0px`;
-    new IntersectionObserver((changes) => {
-      // Several at once when the page was busy: the last tells how it is.
-      this.#isTopInView = changes.at(-1).isIntersecting;
-      this.settle();
-    }, { rootMargin: margin }).observe(top);
+    this.#top = top;
+    // Tells when to look again; not how it is, which may have changed since.
+    new IntersectionObserver(() => this.settle(), { rootMargin: `-${bar.offsetHeight}px 0px 0px` }).observe(top);
     button.addEventListener('click', () => this.#showAll());
     document.addEventListener('selectionchange', () => this.#waiting.size > 0 && this.settle());
     list.element.addEventListener('focusout', () => this.settle());
@@ -87,9 +85,18 @@ export class Arrivals {
     this.#isScheduled = true;
     nextFrame(() => {
       this.#isScheduled = false;
-      if (this.#isTopInView && !this.#list.isBeingRead) this.#flush();
+      if (this.#count > 0 && this.#isTopInView() && !this.#list.isBeingRead) this.#flush();
       this.#tell();
     });
+  }
+
+  get #count() {
+    return this.#waiting.size + this.#lost;
+  }
+
+  /** Whether the list begins below the bar, which lies above the page. */
+  #isTopInView() {
+    return this.#top.getBoundingClientRect().bottom >= bar.getBoundingClientRect().bottom;
   }
 
   #flush() {
@@ -112,7 +119,7 @@ export class Arrivals {
   }
 
   #tell() {
-    const count = this.#waiting.size + this.#lost;
+    const count = this.#count;
     this.#button.hidden = count === 0;
     const text = `${count} new`;
     if (count > 0 && this.#button.textContent !== text) this.#button.textContent = text;

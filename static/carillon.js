@@ -24,8 +24,9 @@ const ENDED = ['signed out', 'refused'];
 /**
  * Opens the stream.
  *
- * - `account`: whose it is, such as the user's name. With it, tabs share one connection and the place is kept over a
- *   reload; without it, this page has a connection of its own and begins with what comes now.
+ * - `account`: the name of the user whose page this is: if somebody else signs in meanwhile, it ends. With it, tabs
+ *   share one connection and the place is kept over a reload; without it, this page has a connection of its own and
+ *   begins with what comes now.
  * - `types`, `topics`, `minPriority`: what to listen to; as of `GET /api/v1/stream`.
  * - `cursor`: where to begin, as the inbox gives it; it wins over a place that was kept, and nothing is kept then.
  * - `history`: begin with so many events of the past, each time. Nothing is kept then either.
@@ -55,12 +56,12 @@ class Carillon {
   #hiding = null;
   #look = () => this.#pauseSoon();
 
-  constructor({ account, cursor, history = 0, shared = true, url = '/api/v1/stream', ...listening }) {
+  constructor({ cursor, history = 0, shared = true, url = '/api/v1/stream', ...listening }) {
     if (!(Number.isInteger(history) && history >= 0 && history <= MAX_HISTORY)) {
       throw new TypeError(`history must be 0 to ${MAX_HISTORY}`);
     }
     const address = addressOf(url, listening);
-    const name = account === undefined ? null : `carillon ${JSON.stringify([account, address.href])}`;
+    const name = listening.account === undefined ? null : `carillon ${address.href}`;
     this.#key = cursor === undefined && history === 0 ? name : null;
     this.#place = Place.of(cursor ?? this.#saved());
     if (cursor !== undefined && !this.#place) throw new TypeError(`not a cursor: '${cursor}'`);
@@ -261,8 +262,9 @@ function parsed(text) {
   }
 }
 
-function addressOf(url, { types = [], topics = [], minPriority = '', presence = false }) {
+function addressOf(url, { account, types = [], topics = [], minPriority = '', presence = false }) {
   const address = new URL(url, location.href);
+  if (account !== undefined) address.searchParams.set('account', account);
   for (const type of [...new Set(types)].sort()) address.searchParams.append('type', type);
   for (const topic of [...new Set(topics)].sort()) address.searchParams.append('topic', topic);
   if (minPriority) address.searchParams.set('min_priority', minPriority);

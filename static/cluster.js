@@ -2,7 +2,7 @@
 
 import './users.js';
 import { Chart, format } from './chart.js';
-import { signIn } from './manage.js';
+import { account, by, showState, signIn } from './page.js';
 import { watch } from './watch.js';
 
 /** A node that is not heard of for so long, though it should be, is told so. */
@@ -10,7 +10,6 @@ const QUIET = 6_000;
 /** The most cards of nodes that are gone: the earliest leave first. */
 const MAX_GONE = 20;
 
-const by = (id) => document.getElementById(id);
 const cards = by('nodes');
 const nodes = new Map();
 
@@ -124,12 +123,8 @@ function summary() {
 
 for (const element of cards.children) nodes.set(element.dataset.name, new Card(element));
 
-const account = encodeURIComponent(document.querySelector('main').dataset.account);
-watch(`/api/v1/cluster/stream?account=${account}`, {
+watch(`/api/v1/cluster/stream?account=${encodeURIComponent(account)}`, {
   nodes: show,
-  state(state, since) {
-    by('pill').dataset.state = state;
-    by('pill').textContent = state === 'offline' ? `offline since ${clock(since)}` : state;
-  },
+  state: showState,
   signedOut: signIn,
 });

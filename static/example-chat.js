@@ -2,13 +2,13 @@
 
 import { call, SignedOut } from './api.js';
 import { connect } from './carillon.js';
-import { by, notice, randomName, showState, signIn, Tail, Teller } from './example.js';
+import { account, by, notice, randomName, showState, signIn, Tail, Teller } from './example.js';
 import { Presence } from './presence.js';
 
 /** What is said further back leaves the page. */
 const MOST = 500;
 const NAMES_SHOWN = 20;
-const { account, topic } = by('example').dataset;
+const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
 const teller = new Teller('new messages');
 const presence = new Presence();

@@ -1,11 +1,11 @@
 // A log that grows: what comes is put on the page ten times a second at most, and what is old leaves it.
 
 import { connect } from './carillon.js';
-import { by, showState, Tail, Teller } from './example.js';
+import { account, by, showState, Tail, Teller } from './example.js';
 
 const MOST = 1_000;
 const GATHER = 100;
-const { account, topic } = by('example').dataset;
+const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
 const teller = new Teller('new lines');
 /** Lines on their way to the page; more than fit there are not kept. */

@@ -2,9 +2,9 @@
 // server has received is what counts, and not what the browser has given to the network.
 
 import { connect } from './carillon.js';
-import { by, notice, randomName, showState, signIn } from './example.js';
+import { account, by, notice, randomName, showState, signIn } from './example.js';
 
-const { account, prefix, id, max } = by('example').dataset;
+const { prefix, id, max } = by('example').dataset;
 const number = new Intl.NumberFormat();
 let carillon = null;
 let silence = null;
@@ -68,8 +68,8 @@ by('choose').addEventListener('submit', async (submitted) => {
   watch(name);
   history.replaceState(null, '', `?id=${name}`);
   try {
-    const address = `/examples/upload/${name}?name=${encodeURIComponent(file.name.slice(0, 60))}`;
-    const answer = await fetch(address, { method: 'PUT', body: file, signal: sending.signal });
+    const query = new URLSearchParams({ account, name: file.name.slice(0, 60) });
+    const answer = await fetch(`/examples/upload/${name}?${query}`, { method: 'PUT', body: file, signal: sending.signal });
     if (answer.status === 401) return signIn();
     if (!answer.ok) notice(`That did not work: ${(await answer.json()).detail}.`);
   } catch (error) {

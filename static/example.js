@@ -1,22 +1,13 @@
 // What the examples share, so that each shows only what is its own.
 
-export const by = (id) => document.getElementById(id);
+export { account, by, notice, signIn } from './page.js';
+import { by, notice, showState as showInBar, signIn } from './page.js';
 
-/** Shows a stream's state in the bar; who is not signed in any more is sent to do that. */
+/** Shows a stream's state in the bar, and what to do about it where it ends. */
 export function showState(state, since) {
-  by('pill').dataset.state = state;
-  by('pill').textContent = state === 'offline' ? `offline since ${since.toLocaleTimeString()}` : state;
+  showInBar(state, since);
   if (state === 'signed out') signIn();
   if (state === 'refused') notice('Your account may not listen here.');
-}
-
-export function signIn() {
-  location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
-}
-
-export function notice(text) {
-  by('notice').textContent = text;
-  by('notice').hidden = !text;
 }
 
 /** A name nobody else uses. (`crypto.randomUUID` is there only with https, or on localhost.) */

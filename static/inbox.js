@@ -8,11 +8,11 @@ import { connect } from './carillon.js';
 import { Filter, tidy } from './filter.js';
 import { members } from './json.js';
 import { EntryList } from './list.js';
+import { account, by, notice, showState, signIn } from './page.js';
 import { Sync } from './sync.js';
 import { Undo } from './undo.js';
 import { wordsOf } from './words.js';
 
-const by = (id) => document.getElementById(id);
 const NAMES = { notification: 'A notification', alert: 'An alert', message: 'A message', system: 'A system notice' };
 
 /** What comes this long after the last is a single event, and not part of many. */
@@ -25,7 +25,7 @@ const announcer = new Announcer();
 const badge = new Badge();
 const undo = new Undo(by('toast'));
 // All of it, whatever is shown: the number counts it, and pages with other filters share the connection.
-const carillon = connect({ account: page.dataset.account, cursor: page.dataset.cursor, topics: filter.topics });
+const carillon = connect({ account, cursor: page.dataset.cursor, topics: filter.topics });
 const sync = new Sync(list, filter, page.dataset.next || null, {
   counts: showCounts,
   newer: (event, data) => arrivals.add(event, data),
@@ -77,14 +77,9 @@ function showCounts({ unread: number, by_type: types }) {
   }));
 }
 
-function notice(text) {
-  by('notice').textContent = text;
-  by('notice').hidden = !text;
-}
-
 function signOut() {
   carillon.close();
-  location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  signIn();
 }
 
 /** Does something that needs the server, and says so when it fails. True if it worked. */
@@ -169,8 +164,7 @@ carillon.on('reset', () => sync.refresh(true));
 
 let wasLive = false;
 carillon.on('state', ({ state, since }) => {
-  by('pill').dataset.state = state;
-  by('pill').textContent = state === 'offline' ? `offline since ${since.toLocaleTimeString()}` : state;
+  showState(state, since);
   if (state === 'signed out') signOut();
   if (state !== 'live') return;
   // What others read or took back in between is not repeated by the stream. Spread out: many come back at once.

@@ -1,22 +1,11 @@
 // What the pages that manage accounts share: asking before something ends, secrets shown once, and what came of it.
 
 import { call, SignedOut } from './api.js';
+import { by, signIn } from './page.js';
 
-const by = (id) => document.getElementById(id);
-const page = document.querySelector('main');
 /** How long it is said what came of something. */
 const SAID_FOR = 10_000;
 let unsay = null;
-
-/** Calls the API as the account this page is of: whoever signed in as somebody else meanwhile does nothing by it. */
-export function ask(path, options) {
-  const mark = path.includes('?') ? '&' : '?';
-  return call(`${path}${mark}account=${encodeURIComponent(page.dataset.account)}`, options);
-}
-
-export function signIn() {
-  location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-}
 
 /** Says what came of it, to the eye and to a screen reader. */
 export function say(text, isBad = false) {
@@ -146,7 +135,7 @@ export function onEnd(list, question, path, ended) {
     if (!button) return;
     const row = button.closest('li');
     if (!(await confirmed(question(row), button.textContent))) return;
-    const isDone = await attempt(button, () => ask(path(row), { method: 'DELETE' }));
+    const isDone = await attempt(button, () => call(path(row), { method: 'DELETE' }));
     if (isDone) ended(row);
   });
 }

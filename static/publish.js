@@ -3,6 +3,7 @@
 import { call, SignedOut } from './api.js';
 import { curl, draft } from './draft.js';
 import { pretty } from './json.js';
+import { by, signIn } from './page.js';
 
 /** A second click on the button this soon after the answer belongs to the first. */
 const SAME_CLICK = 1_000;
@@ -10,7 +11,6 @@ const MAX_RECEIPTS = 10;
 /** What the server calls a field, where the form has another name for it. */
 const FIELDS = { 'to.user': 'users', 'to.users': 'users', 'to.topic': 'topic' };
 
-const by = (id) => document.getElementById(id);
 const form = by('publish');
 const button = form.querySelector('button');
 let key = newKey();
@@ -108,7 +108,7 @@ form.addEventListener('submit', async (submission) => {
 });
 
 function failed(error) {
-  if (error instanceof SignedOut) return location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+  if (error instanceof SignedOut) return signIn();
   const name = FIELDS[error.field?.replace(/\[\d+\]$/, '')] ?? error.field;
   const sentence = error.message.replace(`${error.field}: `, '');
   if (error.status && places().includes(name) && !form.elements[name].closest('[hidden]')) {

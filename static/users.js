@@ -1,8 +1,9 @@
 // Everybody's accounts, on the cluster page.
 
-import { ask, attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
+import { call } from './api.js';
+import { attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
+import { by } from './page.js';
 
-const by = (id) => document.getElementById(id);
 const text = (row, of) => row.querySelector(`[data-of=${of}]`).textContent;
 const at = encodeURIComponent;
 
@@ -20,7 +21,7 @@ by('users').addEventListener('click', async ({ target }) => {
   const question = `Give ${name} a new password? The old one stops working, and ${name} is signed out everywhere.`;
   if (!(await confirmed(question, 'New password'))) return;
   await attempt(button, async () => {
-    const { password } = await ask(`/users/${at(name)}/password`, { method: 'PUT' });
+    const { password } = await call(`/users/${at(name)}/password`, { method: 'PUT' });
     forgetSessions(name);
     say(`${name} has a new password.`);
     showSecret(`The password of ${name}`, password);
@@ -29,7 +30,7 @@ by('users').addEventListener('click', async ({ target }) => {
 
 onSubmit(by('new-user'), { name: 'The name', role: 'The role' }, async (fields) => {
   const body = { name: fields.name.value, role: fields.role.value };
-  const made = await ask('/users', { method: 'POST', body });
+  const made = await call('/users', { method: 'POST', body });
   by('users').prepend(newRow(by('user-blank'), made.name, made));
   by('new-user').reset();
   say(`${made.name} is added.`);
@@ -61,7 +62,7 @@ function onMore(list, key, row) {
   const more = by(`more-${list}`);
   more.addEventListener('click', () =>
     attempt(more, async () => {
-      const page = await ask(`/${list}?after=${at(more.dataset.next)}`);
+      const page = await call(`/${list}?after=${at(more.dataset.next)}`);
       const known = new Set([...by(list).children].map((one) => one.dataset.id));
       by(list).append(...page[list].filter((one) => !known.has(String(one[key]))).map(row));
       more.dataset.next = page.next ?? '';

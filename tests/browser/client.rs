@@ -1,5 +1,6 @@
 //! What the client does besides keeping a stream: it begins with the past, tells who is there, and stops when refused.
 
+use carillon::store::Role;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
@@ -109,4 +110,23 @@ async fn who_may_not_listen_is_told_and_stops_asking() {
     tab.has_got([1]).await;
     assert_eq!(tab.eval("states.includes('refused')").await, Value::from(false));
     site.browser.assert_quiet(&["403 (Forbidden)", "400 (Bad Request)"]);
+}
+
+#[tokio::test]
+async fn a_page_of_one_account_is_not_given_anothers_events() {
+    let site = Site::start().await;
+    site.people.add("bob", Role::Listener).await;
+    let tab = site.tab().await;
+    tab.sign_in("bob").await;
+    // A page of alice's that was away while bob signed in.
+    for shared in [true, false] {
+        tab.connect(&json!({ "account": "alice", "shared": shared })).await;
+        tab.until("carillon.state === 'signed out'").await;
+        assert_eq!(tab.eval("states.includes('live')").await, false);
+    }
+    tab.connect(&json!({ "account": "alice", "topics": ["demo"], "history": 5 })).await;
+    tab.until("carillon.state === 'signed out'").await;
+    tab.connect(&json!({ "account": "bob" })).await;
+    tab.live().await;
+    site.browser.assert_quiet(&["401 (Unauthorized)"]);
 }
