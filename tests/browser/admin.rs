@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::chromium::{Browser, Tab};
-use crate::portal::{Portal, sign_in};
+use crate::portal::sign_in;
+use crate::site::Site;
 
 /// What the browser says of requests that are refused by design.
 const REFUSED: [&str; 4] = ["400 (Bad Request)", "401 (Unauthorized)", "403 (Forbidden)", "409 (Conflict)"];
@@ -50,9 +51,9 @@ async fn fits_a_phone(tab: &Tab) {
 
 #[tokio::test]
 async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
-    let mut portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let tab = sign_in(&browser, &portal.at("/cluster"), "root").await;
+    let mut site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let tab = sign_in(browser, &site.at("/cluster"), "root").await;
     tab.until("document.getElementById('pill').textContent === 'live'").await;
     tab.until("document.querySelectorAll('.node[data-state=ready]').length === 3").await;
     tab.until("document.getElementById('summary').textContent === '3 ready'").await;
@@ -60,7 +61,7 @@ async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
     let charts = "[...document.querySelectorAll('.chart polyline')]";
     tab.until(&format!("{charts}.length === 12 && {charts}.every((line) => line.points.numberOfItems >= 2)"))
         .await;
-    let inbox = browser.open(&portal.at("/")).await;
+    let inbox = browser.open(&site.at("/")).await;
     let listeners =
         "[...document.querySelectorAll('[data-figure=listeners] .value')].map((v) => +v.textContent)";
     tab.until(&format!("{listeners}.reduce((sum, n) => sum + n) === 1")).await;
@@ -68,8 +69,8 @@ async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
     fits_a_phone(&tab).await;
 
     // The browser has its connection with one of them, and that one may be it.
-    let gone = portal.nodes[1].address.trim_start_matches("http://").to_owned();
-    portal.nodes[1].kill();
+    let gone = site.nodes[1].address.trim_start_matches("http://").to_owned();
+    site.nodes[1].kill();
     let card = format!(
         "[...document.querySelectorAll('.node')].find((card) => card.dataset.place.includes({}))",
         json!(gone)
@@ -83,11 +84,11 @@ async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
 
 #[tokio::test]
 async fn an_admin_adds_users_and_ends_what_is_theirs() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
     let other = Browser::start().await;
-    let alice = sign_in(&other, &portal.at("/account"), "alice").await;
-    let tab = sign_in(&browser, &portal.at("/cluster"), "root").await;
+    let alice = sign_in(&other, &site.at("/account"), "alice").await;
+    let tab = sign_in(browser, &site.at("/cluster"), "root").await;
     tab.until("document.getElementById('pill').textContent === 'live'").await;
 
     write(&tab, "#new-user [name=name]", "alice").await;
@@ -99,7 +100,7 @@ async fn an_admin_adds_users_and_ends_what_is_theirs() {
     says(&tab, "carol is added.").await;
     let signs_in = async |password: &str| {
         let body = json!({ "name": "carol", "password": password }).to_string();
-        let address = portal.at("/api/v1/session");
+        let address = site.at("/api/v1/session");
         reqwest::Client::new().post(address).body(body).send().await.unwrap().status() == 204
     };
     assert!(signs_in(&password).await);
@@ -130,7 +131,7 @@ async fn an_admin_adds_users_and_ends_what_is_theirs() {
     assert_eq!(tab.eval("document.querySelectorAll('#tokens [data-user=paula]').length").await, 0);
 
     // Who is no admin is told so.
-    let bob = sign_in(&other, &portal.at("/cluster"), "bob").await;
+    let bob = sign_in(&other, &site.at("/cluster"), "bob").await;
     bob.until("document.querySelector('.status-code').textContent === '403'").await;
     browser.assert_quiet(&REFUSED);
     other.assert_quiet(&REFUSED);
@@ -138,12 +139,12 @@ async fn an_admin_adds_users_and_ends_what_is_theirs() {
 
 #[tokio::test]
 async fn an_account_is_managed_by_keyboard() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
     let other = Browser::start().await;
-    let elsewhere = sign_in(&other, &portal.at("/"), "alice").await;
+    let elsewhere = sign_in(&other, &site.at("/"), "alice").await;
     elsewhere.until("document.getElementById('pill').dataset.state === 'live'").await;
-    let tab = sign_in(&browser, &portal.at("/account"), "alice").await;
+    let tab = sign_in(browser, &site.at("/account"), "alice").await;
     tab.until("document.querySelectorAll('#sessions li').length === 2").await;
     tab.until("document.querySelectorAll('#sessions [data-current]').length === 1").await;
     fits_a_phone(&tab).await;
@@ -160,7 +161,7 @@ async fn an_account_is_managed_by_keyboard() {
     tab.press("Enter").await;
     let token = secret(&tab).await;
     let inbox = async || {
-        let request = reqwest::Client::new().get(portal.at("/api/v1/inbox")).bearer_auth(&token);
+        let request = reqwest::Client::new().get(site.at("/api/v1/inbox")).bearer_auth(&token);
         request.send().await.unwrap().status().as_u16()
     };
     assert_eq!(inbox().await, 200);

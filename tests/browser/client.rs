@@ -1,16 +1,15 @@
 //! What the client does besides keeping a stream: it begins with the past, tells who is there, and stops when refused.
 
-use carillon::store::Role;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::Site;
 use crate::chromium::until_listeners;
+use crate::site::Site;
 use crate::support::node::publish;
 
 async fn publish_to_topic(site: &Site, topic: &str, data: i64) {
     let event = json!({ "type": "test", "to": { "topic": topic }, "data": data });
-    publish(&reqwest::Client::new(), &[&site.node.address], &site.people.publisher, &event).await;
+    publish(&reqwest::Client::new(), &[&site.address], &site.people.publisher, &event).await;
 }
 
 #[tokio::test]
@@ -34,7 +33,7 @@ async fn a_page_begins_with_what_was_said_and_misses_nothing_after_it() {
     second.connect(&options).await;
     second.has_got([3, 4, 6]).await;
     second.live().await;
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
     publish_to_topic(&site, "demo", 7).await;
     first.has_got([2, 3, 4, 6, 7]).await;
     second.has_got([3, 4, 6, 7]).await;
@@ -62,12 +61,12 @@ async fn a_page_begins_with_what_was_said_and_misses_nothing_after_it() {
     first.has_got((2..=4).chain(6..=40)).await;
 
     // A history that is rewritten is read again; what was shown is not shown twice.
-    site.node.kill();
-    let store = format!("sqlite:{}/store.sqlite", site.folder.path().display());
+    site.nodes[0].kill();
+    let store = format!("sqlite:{}/store.sqlite", site.folder.as_ref().unwrap().path().display());
     let mut connection = sqlx::SqliteConnection::connect(&store).await.unwrap();
     sqlx::query("update log_state set epoch = 'another'").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-    site.node.restart().await;
+    site.nodes[0].restart().await;
     for tab in [&first, &third] {
         tab.until("resets.length > 0").await;
         tab.live().await;
@@ -99,7 +98,7 @@ async fn who_may_not_listen_is_told_and_stops_asking() {
             }
         }
     }
-    until_listeners(&site.node, 0).await;
+    until_listeners(&site.nodes[0], 0).await;
     // Nothing more is asked. Longer than the pause before a second attempt.
     tab.eval("performance.clearResourceTimings(), new Promise((done) => setTimeout(done, 3000))").await;
     assert_eq!(tab.eval("performance.getEntriesByType('resource').map((e) => e.name)").await, json!([]));
@@ -115,7 +114,6 @@ async fn who_may_not_listen_is_told_and_stops_asking() {
 #[tokio::test]
 async fn a_page_of_one_account_is_not_given_anothers_events() {
     let site = Site::start().await;
-    site.people.add("bob", Role::Listener).await;
     let tab = site.tab().await;
     tab.sign_in("bob").await;
     // A page of alice's that was away while bob signed in.

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::chromium::{Browser, Tab};
-use crate::portal::{Portal, sign_in};
+use crate::portal::sign_in;
+use crate::site::Site;
 use crate::support::node::publish;
 
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked = 1\"></p><script>window.hacked = 2</script>";
@@ -47,10 +48,10 @@ async fn fits_a_phone(tab: &Tab) {
 
 #[tokio::test]
 async fn two_people_chat_on_different_nodes_and_a_third_reads_what_was_said() {
-    let portal = Portal::start().await;
+    let site = Site::on_cluster().await;
     let [alices, bobs, paulas] = [Browser::start().await, Browser::start().await, Browser::start().await];
-    let alice = example(&alices, &portal.nodes[0].address, "chat", "alice").await;
-    let bob = example(&bobs, &portal.nodes[1].address, "chat", "bob").await;
+    let alice = example(&alices, &site.nodes[0].address, "chat", "alice").await;
+    let bob = example(&bobs, &site.nodes[1].address, "chat", "bob").await;
     says(&alice, "hello").await;
     has_said(&bob, &["hello"]).await;
     has_said(&alice, &["hello"]).await;
@@ -62,21 +63,21 @@ async fn two_people_chat_on_different_nodes_and_a_third_reads_what_was_said() {
     // What is published to the same topic by others, and is not a message of this page's, breaks nothing.
     for data in [json!({ "from": HOSTILE, "text": "by program" }), json!(7), json!({ "text": {} })] {
         let event = json!({ "type": "message", "to": { "topic": "chat/lobby" }, "data": data });
-        let (client, address) = (reqwest::Client::new(), portal.nodes[2].address.as_str());
-        publish(&client, &[address], &portal.people.publisher, &event).await;
+        let (client, address) = (reqwest::Client::new(), site.nodes[2].address.as_str());
+        publish(&client, &[address], &site.people.publisher, &event).await;
     }
     let said = ["hello", HOSTILE, "by program"];
     has_said(&alice, &said).await;
 
     // Who comes later, on a third node, sees what was said; in another room it is not to be seen.
-    let paula = example(&paulas, &portal.nodes[2].address, "chat", "paula").await;
+    let paula = example(&paulas, &site.nodes[2].address, "chat", "paula").await;
     has_said(&paula, &said).await;
     assert_eq!(paula.eval("document.querySelectorAll('#messages img, #messages script').length").await, 0);
     assert_eq!(paula.eval("window.hacked ?? null").await, Value::Null);
     says(&paula, "good day").await;
     let said = ["hello", HOSTILE, "by program", "good day"];
     has_said(&alice, &said).await;
-    paula.go(&format!("{}/examples/chat?room=other", portal.nodes[2].address)).await;
+    paula.go(&format!("{}/examples/chat?room=other", site.nodes[2].address)).await;
     live(&paula).await;
     paula.until("!document.getElementById('empty').hidden").await;
     assert_eq!(paula.eval(SAID).await, json!([]));
@@ -88,10 +89,10 @@ async fn two_people_chat_on_different_nodes_and_a_third_reads_what_was_said() {
 
 #[tokio::test]
 async fn a_message_that_was_not_sent_is_sent_again_and_said_once() {
-    let portal = Portal::start().await;
+    let site = Site::on_cluster().await;
     let (alices, bobs) = (Browser::start().await, Browser::start().await);
-    let alice = example(&alices, &portal.nodes[0].address, "chat?room=help", "alice").await;
-    let bob = example(&bobs, &portal.nodes[1].address, "chat?room=help", "bob").await;
+    let alice = example(&alices, &site.nodes[0].address, "chat?room=help", "alice").await;
+    let bob = example(&bobs, &site.nodes[1].address, "chat?room=help", "bob").await;
     // The event is published, and its answer does not come back.
     alice
         .eval(
@@ -141,12 +142,12 @@ const QUIET: &str = "document.getElementById('quiet').textContent";
 
 #[tokio::test]
 async fn a_chat_shows_who_is_there_also_when_a_node_is_killed() {
-    let mut portal = Portal::start().await;
+    let mut site = Site::on_cluster().await;
     let [alices, bobs] = [Browser::start().await, Browser::start().await];
-    let address = portal.nodes[0].address.clone();
+    let address = site.nodes[0].address.clone();
     let alice = example(&alices, &address, "chat", "alice").await;
     alice.until(&format!("{PEOPLE} === '1: alice'")).await;
-    let bob = example(&bobs, &portal.nodes[1].address, "chat", "bob").await;
+    let bob = example(&bobs, &site.nodes[1].address, "chat", "bob").await;
     for tab in [&alice, &bob] {
         tab.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
     }
@@ -156,13 +157,13 @@ async fn a_chat_shows_who_is_there_also_when_a_node_is_killed() {
     second.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
     second.close().await;
     // Another room is another place.
-    bob.go(&format!("{}/examples/chat?room=other", portal.nodes[1].address)).await;
+    bob.go(&format!("{}/examples/chat?room=other", site.nodes[1].address)).await;
     bob.until(&format!("{PEOPLE} === '1: bob'")).await;
     alice.until(&format!("{PEOPLE} === '1: alice' && {QUIET} === 'bob left'")).await;
-    bob.go(&format!("{}/examples/chat", portal.nodes[1].address)).await;
+    bob.go(&format!("{}/examples/chat", site.nodes[1].address)).await;
     alice.until(&format!("{PEOPLE} === '2: alice, bob'")).await;
     // A node that is killed says nothing: those on it are gone all the same.
-    portal.nodes[1].kill();
+    site.nodes[1].kill();
     alice.until(&format!("{PEOPLE} === '1: alice'")).await;
     alices.assert_quiet(&[]);
     bobs.assert_quiet(&["net::ERR_"]);
@@ -183,10 +184,10 @@ async fn choose_and_send(tab: &Tab, size: usize) {
 
 #[tokio::test]
 async fn an_upload_is_watched_by_who_comes_late() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
     // Through the balancer: it must not gather the file.
-    let tab = sign_in(&browser, &portal.at("/examples/upload"), "alice").await;
+    let tab = sign_in(browser, &site.at("/examples/upload"), "alice").await;
     let size = 3_000_000;
     tab.until("!document.getElementById('send').disabled").await;
     tab.throttle_uploads(700_000.0).await;
@@ -219,30 +220,30 @@ async fn an_upload_is_watched_by_who_comes_late() {
     // Who opens it when it is over sees how it ended; who opens one that never was is told so.
     late.reload().await;
     late.until(&format!("{STATE} === 'failed: the sender went away'")).await;
-    late.go(&portal.at("/examples/upload?id=never")).await;
+    late.go(&site.at("/examples/upload?id=never")).await;
     late.until(&format!("{STATE}.startsWith('is not known')")).await;
     browser.assert_quiet(&[]);
 }
 
 #[tokio::test]
 async fn an_upload_whose_node_is_killed_does_not_stand_still_for_ever() {
-    let mut portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let token = portal.people.token("alice", &SCOPES, None).await;
+    let mut site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let token = site.people.token("alice", &SCOPES, None).await;
     let pieces = futures_util::stream::unfold(0, async |number| {
         tokio::time::sleep(Duration::from_millis(100)).await;
         Some((Ok::<_, std::io::Error>(vec![0_u8; 1000]), number + 1))
     });
     let request = reqwest::Client::new()
-        .put(format!("{}/examples/upload/slow?name=slow", portal.nodes[0].address))
+        .put(format!("{}/examples/upload/slow?name=slow", site.nodes[0].address))
         .bearer_auth(token)
         .body(reqwest::Body::wrap_stream(pieces));
     let sending = tokio::spawn(request.send());
     let path = "/examples/upload?id=slow";
-    let tab = sign_in(&browser, &format!("{}{path}", portal.nodes[1].address), "alice").await;
+    let tab = sign_in(browser, &format!("{}{path}", site.nodes[1].address), "alice").await;
     tab.until("document.getElementById('figures').textContent.endsWith(' bytes')").await;
     assert_eq!(tab.eval(STATE).await, "is on its way");
-    portal.nodes[0].kill();
+    site.nodes[0].kill();
     assert!(sending.await.unwrap().is_err());
     tab.until(&format!("{STATE} === 'timed out: nothing more was heard of it'")).await;
     browser.assert_quiet(&[]);
@@ -268,12 +269,12 @@ const LINES: &str =
 
 #[tokio::test]
 async fn a_log_is_followed_line_by_line() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let mut log = follow_into("logs/web", &portal.nodes[0].address, &portal.people.publisher);
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let mut log = follow_into("logs/web", &site.nodes[0].address, &site.people.publisher);
     let input = log.stdin.as_mut().unwrap();
     writeln!(input, "before anybody looked").unwrap();
-    let tab = example(&browser, &portal.nodes[1].address, "log?name=web", "alice").await;
+    let tab = example(browser, &site.nodes[1].address, "log?name=web", "alice").await;
     let command = tab.eval("document.querySelector('.command').textContent").await;
     assert_eq!(command, "tail -F web.log | carillon publish --lines --text --type log --to topic:logs/web");
     tab.until(&format!("{LINES}.join() === 'before anybody looked'")).await;
@@ -314,10 +315,10 @@ async fn a_log_is_followed_line_by_line() {
 
 #[tokio::test]
 async fn the_raw_stream_shows_frames_as_they_arrive() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
     let path = "stream?topic=demo&alive=true&min_priority=high";
-    let tab = example(&browser, &portal.nodes[0].address, path, "alice").await;
+    let tab = example(browser, &site.nodes[0].address, path, "alice").await;
     assert_eq!(
         tab.eval("document.getElementById('request').textContent").await,
         "GET /api/v1/stream?topic=demo&alive=true&min_priority=high"
@@ -333,8 +334,8 @@ async fn the_raw_stream_shows_frames_as_they_arrive() {
     tab.until(&format!("{frames}.some((frame) => frame.includes('retry: '))")).await;
     tab.until(&format!("{frames}.some((frame) => frame.includes('event: carillon.alive'))")).await;
     let event = json!({ "type": "test", "to": { "topic": "demo" }, "data": HOSTILE, "priority": "high" });
-    let (client, address) = (reqwest::Client::new(), portal.nodes[1].address.as_str());
-    let id = publish(&client, &[address], &portal.people.publisher, &event).await;
+    let (client, address) = (reqwest::Client::new(), site.nodes[1].address.as_str());
+    let id = publish(&client, &[address], &site.people.publisher, &event).await;
     tab.until(&format!("{frames}.some((frame) => /^id: \\S+\\ndata: .*{id}/.test(frame))")).await;
     assert_eq!(tab.eval("window.hacked ?? null").await, Value::Null);
 

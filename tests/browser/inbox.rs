@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::Site;
 use crate::chromium::{Browser, Tab};
+use crate::site::Site;
 
 const ENTRIES: &str = "[...document.querySelectorAll('.entry .headline')].map((one) => one.textContent)";
 const LIVE: &str = "document.getElementById('pill').dataset.state === 'live'";
@@ -40,7 +40,7 @@ async fn counts(tab: &Tab, unread: u32) {
 
 #[tokio::test]
 async fn filters_live_in_the_address_and_hold_for_what_arrives() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     let of = |kind: &str, priority: &str, title: &str| json!({ "type": kind, "priority": priority, "data": { "title": title } });
     site.send(of("a", "low", "one")).await;
     site.send(of("b", "high", "two")).await;
@@ -55,7 +55,7 @@ async fn filters_live_in_the_address_and_hold_for_what_arrives() {
     // The number is of all, whatever is shown.
     counts(&tab, 4).await;
 
-    let bookmarked = site.browser.open(&format!("{}/?type=c&min_priority=high", site.node.address)).await;
+    let bookmarked = site.browser.open(&format!("{}/?type=c&min_priority=high", site.address)).await;
     shows(&bookmarked, &["four"]).await;
     assert_eq!(
         bookmarked.eval("document.querySelector('.shown').textContent.includes('type c')").await,
@@ -70,14 +70,14 @@ async fn filters_live_in_the_address_and_hold_for_what_arrives() {
     shows(&tab, &["four", "two"]).await;
 
     // Of topics, only theirs; of unread ones, what is read goes when it is closed.
-    tab.go(&format!("{}/?topic=room%2F1", site.node.address)).await;
+    tab.go(&format!("{}/?topic=room%2F1", site.address)).await;
     tab.until(LIVE).await;
     shows(&tab, &[]).await;
     site.send(json!({ "type": "x", "to": { "topic": "room/1" }, "data": { "title": "on topic" } })).await;
     site.send(titled("not there")).await;
     counts(&tab, 6).await;
     shows(&tab, &["on topic"]).await;
-    tab.go(&format!("{}/?unread=true", site.node.address)).await;
+    tab.go(&format!("{}/?unread=true", site.address)).await;
     tab.until(LIVE).await;
     shows(&tab, &["not there", "four", "three", "two", "one"]).await;
     tab.click(".entry summary").await;
@@ -89,7 +89,7 @@ async fn filters_live_in_the_address_and_hold_for_what_arrives() {
 
 #[tokio::test]
 async fn a_text_is_found_however_far_back_and_in_what_arrives() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     site.send(titled("The Needle 100%")).await;
     for _ in 0..3 {
         let events = vec![json!({ "type": "hay", "to": "everyone" }); 800];
@@ -107,14 +107,14 @@ async fn a_text_is_found_however_far_back_and_in_what_arrives() {
 
 #[tokio::test]
 async fn opening_reads_and_undo_takes_it_back() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     site.send(json!({ "type": "order", "data": [1.10, "12345678901234567890"] })).await;
     site.send(json!({ "type": "message", "data": { "text": "brief" }, "keep_after_read": 0 })).await;
     let other = Browser::start().await;
     let tab = inbox(&site, "/").await;
-    let phone = other.open(&format!("{}/login", site.node.address)).await;
+    let phone = other.open(&format!("{}/login", site.address)).await;
     phone.sign_in("alice").await;
-    phone.go(&site.node.address).await;
+    phone.go(&site.address).await;
     phone.until(LIVE).await;
     counts(&tab, 2).await;
     counts(&phone, 2).await;
@@ -148,12 +148,12 @@ async fn opening_reads_and_undo_takes_it_back() {
 
 #[tokio::test]
 async fn all_are_read_and_unread_again_as_they_were() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     for title in ["one", "two", "three"] {
         site.send(titled(title)).await;
     }
     let tab = inbox(&site, "/").await;
-    let second = site.browser.open(&site.node.address).await;
+    let second = site.browser.open(&site.address).await;
     second.until(LIVE).await;
     tab.eval("document.querySelector('.entry:nth-child(2) .toggle-read').click()").await;
     counts(&tab, 2).await;
@@ -185,7 +185,7 @@ async fn all_are_read_and_unread_again_as_they_were() {
 
 #[tokio::test]
 async fn what_ends_leaves_a_quiet_line_and_the_focus_where_it_was() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     let mut ids = Vec::new();
     for number in 0..6 {
         ids.push(site.send(titled(&format!("event {number}"))).await);
@@ -243,7 +243,7 @@ async fn flood(site: &Site, seconds: u64) -> usize {
 
 #[tokio::test]
 async fn a_hundred_events_a_second_move_nothing_that_is_read() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     for number in 0..20 {
         site.send(titled(&format!("event {number}"))).await;
     }
@@ -310,7 +310,7 @@ async fn shows_first(tab: &Tab, headline: &str) {
 
 #[tokio::test]
 async fn what_publishers_write_is_only_ever_text_and_breaks_nothing() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let text = |text: &str| json!(text).to_string();
     let titled = |title: &str| json!({ "title": title, "message": title, "level": title }).to_string();
@@ -329,14 +329,14 @@ async fn what_publishers_write_is_only_ever_text_and_breaks_nothing() {
     ];
     let post = async |data: &str| {
         let body = format!(r#"{{"type":"test","to":{{"user":"alice"}},"data":{data}}}"#);
-        let request = reqwest::Client::new().post(format!("{}/api/v1/events", site.node.address));
+        let request = reqwest::Client::new().post(format!("{}/api/v1/events", site.address));
         let answer = request.bearer_auth(&site.people.publisher).body(body).send().await.unwrap();
         assert_eq!(answer.status(), 201);
     };
     let tab = inbox(&site, "/").await;
     tab.look((360, 740), "light").await;
     // Another tab, which gets it all from this one.
-    let second = site.browser.open(&site.node.address).await;
+    let second = site.browser.open(&site.address).await;
     second.until(LIVE).await;
     for data in &hostile {
         post(data).await;
@@ -374,7 +374,7 @@ async fn what_publishers_write_is_only_ever_text_and_breaks_nothing() {
 
 #[tokio::test]
 async fn the_inbox_is_used_by_keyboard_alone() {
-    let site = Site::start().await;
+    let site = Site::on_cluster().await;
     for number in 0..60 {
         site.send(titled(&format!("event {number}"))).await;
     }

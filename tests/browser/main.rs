@@ -8,80 +8,21 @@ mod inbox;
 mod pictures;
 mod portal;
 mod publish;
+mod site;
 #[path = "../support/mod.rs"]
 mod support;
 
 use carillon::store::Role;
-use chromium::{Browser, Relay, Tab, until_listeners};
+use chromium::{Browser, Relay, until_listeners};
 use serde_json::{Value, json};
+use site::Site;
 use support::node::{Node, People, publish};
 use support::servers::{postgres_url, redis_url};
 
-use tempfile::TempDir;
-
-/// One embedded node, with alice signed in.
-struct Site {
-    node: Node,
-    people: People,
-    browser: Browser,
-    folder: TempDir,
-}
-
-impl Site {
-    async fn start() -> Self {
-        let folder = TempDir::new().unwrap();
-        let store = format!("sqlite:{}/store.sqlite", folder.path().display());
-        let people = People::new(&store).await;
-        people_of(&people).await;
-        let node = Node::start(&store, "memory:", &["--heartbeat-seconds", "1"]).await;
-        Self { node, people, browser: Browser::start().await, folder }
-    }
-
-    /// A blank page of the site: the sign-in page, which runs nothing of its own.
-    async fn tab(&self) -> Tab {
-        self.browser.open(&format!("{}/login", self.node.address)).await
-    }
-
-    async fn publish(&self, data: impl Into<Value>) {
-        publish_to(&self.node, &self.people, data.into()).await;
-    }
-
-    /// Publishes what is given, to alice if it does not say to whom; gives its id.
-    async fn send(&self, mut event: Value) -> String {
-        let members = event.as_object_mut().unwrap();
-        members.entry("to").or_insert(json!({ "user": "alice" }));
-        members.entry("type").or_insert(json!("test"));
-        publish(&reqwest::Client::new(), &[&self.node.address], &self.people.publisher, &event).await
-    }
-
-    /// A request with the publisher's token, which must succeed.
-    async fn ask(&self, method: reqwest::Method, path: &str, body: Option<&Value>) {
-        let mut request = reqwest::Client::new()
-            .request(method, format!("{}{path}", self.node.address))
-            .bearer_auth(&self.people.publisher);
-        if let Some(body) = body {
-            request = request.body(body.to_string());
-        }
-        let status = request.send().await.unwrap().status();
-        assert!(status.is_success(), "{path}: {status}");
-    }
-
-    /// A page that somebody who has signed in sees.
-    async fn page(&self, name: &str, path: &str) -> Tab {
-        let tab = self.tab().await;
-        tab.sign_in(name).await;
-        tab.go(&format!("{}{path}", self.node.address)).await;
-        tab
-    }
-}
-
-async fn people_of(people: &People) {
-    people.add("alice", Role::Listener).await;
-}
-
-async fn publish_to(node: &Node, people: &People, data: Value) {
+/// Publishes to alice.
+async fn publish_to(address: &str, people: &People, data: Value) {
     let event = json!({ "type": "test", "to": { "user": "alice" }, "data": data });
-    publish(&reqwest::Client::new(), &[&node.address], &people.publisher, &event).await;
+    publish(&reqwest::Client::new(), &[address], &people.publisher, &event).await;
 }
 
 #[tokio::test]
@@ -97,7 +38,7 @@ async fn a_reload_keeps_the_place() {
 
     tab.go("about:blank").await;
     site.publish(2).await;
-    tab.go(&format!("{}/login", site.node.address)).await;
+    tab.go(&format!("{}/login", site.address)).await;
     tab.connect(&options).await;
     tab.has_got([2]).await;
 
@@ -131,7 +72,7 @@ async fn seven_tabs_share_a_connection_and_outlive_who_holds_it() {
         tab.live().await;
         tabs.push(tab);
     }
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
     site.publish(1).await;
     for tab in &tabs {
         tab.has_got([1]).await;
@@ -151,14 +92,14 @@ async fn seven_tabs_share_a_connection_and_outlive_who_holds_it() {
             tab.has_got(1..=sent).await;
             tab.live().await;
         }
-        until_listeners(&site.node, 1).await;
+        until_listeners(&site.nodes[0], 1).await;
     }
 
     // Another filter is another stream.
     let other = site.tab().await;
     other.connect(&json!({ "account": "alice", "minPriority": "high" })).await;
     other.live().await;
-    until_listeners(&site.node, 2).await;
+    until_listeners(&site.nodes[0], 2).await;
     site.browser.assert_quiet(&[]);
 }
 
@@ -197,7 +138,7 @@ async fn a_leader_that_crashes_or_hangs_is_replaced() {
         tab.has_got(1..=4).await;
         tab.live().await;
     }
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
     site.publish(5).await;
     for tab in &tabs {
         tab.has_got(1..=5).await;
@@ -218,13 +159,13 @@ async fn without_web_locks_each_tab_has_a_connection_of_its_own() {
         tab.connect(&json!({ "account": "alice" })).await;
         tab.live().await;
     }
-    until_listeners(&site.node, 2).await;
+    until_listeners(&site.nodes[0], 2).await;
     site.publish(1).await;
     for tab in &tabs {
         tab.has_got([1]).await;
     }
     tabs[0].eval("carillon.close()").await;
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
 
     // Not looked at, it gives its connection back, and goes on when it is.
     let look = async |hidden: bool| {
@@ -234,7 +175,7 @@ async fn without_web_locks_each_tab_has_a_connection_of_its_own() {
     };
     look(true).await;
     tabs[1].until("carillon.state === 'paused'").await;
-    until_listeners(&site.node, 0).await;
+    until_listeners(&site.nodes[0], 0).await;
     site.publish(2).await;
     look(false).await;
     tabs[1].has_got([1, 2]).await;
@@ -281,7 +222,7 @@ async fn who_joins_further_back_misses_nothing_and_the_others_see_nothing_twice(
     for tab in tabs.iter().chain([&first, &second]) {
         tab.has_got(1..=60).await;
     }
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
 
     // A history that is not there any more is told, whether by the leader or by the server.
     for shared in [true, false] {
@@ -301,7 +242,7 @@ async fn a_node_that_is_killed_is_told_and_costs_nothing() {
     let (store, bus) =
         (postgres_url().await, format!("{}?namespace={}", redis_url(), uuid::Uuid::now_v7().simple()));
     let people = People::new(&store).await;
-    people_of(&people).await;
+    people.add("alice", Role::Listener).await;
     let mut one = Node::start(&store, &bus, &[]).await;
     let two = Node::start(&store, &bus, &[]).await;
     let relay = Relay::start(&one.address).await;
@@ -319,11 +260,11 @@ async fn a_node_that_is_killed_is_told_and_costs_nothing() {
     }
     until_listeners(&one, 2).await;
     for number in 1..=5 {
-        publish_to(&two, &people, json!(number)).await;
+        publish_to(&two.address, &people, json!(number)).await;
     }
     one.kill();
     for number in 6..=10 {
-        publish_to(&two, &people, json!(number)).await;
+        publish_to(&two.address, &people, json!(number)).await;
     }
     for tab in &tabs {
         tab.until("carillon.state === 'offline' && Date.now() - carillon.since < 60000").await;
@@ -336,7 +277,7 @@ async fn a_node_that_is_killed_is_told_and_costs_nothing() {
         tab.has_got(1..=10).await;
     }
     until_listeners(&two, 2).await;
-    publish_to(&two, &people, json!(11)).await;
+    publish_to(&two.address, &people, json!(11)).await;
     for tab in &tabs {
         tab.has_got(1..=11).await;
         assert_eq!(tab.eval("states.at(-1)").await, "live");
@@ -348,7 +289,7 @@ async fn a_node_that_is_killed_is_told_and_costs_nothing() {
 #[tokio::test]
 async fn silence_is_noticed() {
     let site = Site::start().await;
-    let relay = Relay::start(&site.node.address).await;
+    let relay = Relay::start(&site.address).await;
     let tab = site.browser.open(&format!("{}/login", relay.address)).await;
     tab.sign_in("alice").await;
     tab.connect(&json!({ "account": "alice" })).await;
@@ -356,7 +297,7 @@ async fn silence_is_noticed() {
     relay.freeze();
     site.publish(1).await;
     tab.until("carillon.state === 'offline'").await;
-    relay.switch(&site.node.address);
+    relay.switch(&site.address);
     tab.live().await;
     tab.has_got([1]).await;
 }
@@ -367,8 +308,8 @@ async fn signing_out_in_one_tab_ends_the_others() {
     let using = site.tab().await;
     using.sign_in("alice").await;
     let (inbox, other) = (
-        site.browser.open(&format!("{}/", site.node.address)).await,
-        site.browser.open(&format!("{}/?type=test", site.node.address)).await,
+        site.browser.open(&format!("{}/", site.address)).await,
+        site.browser.open(&format!("{}/?type=test", site.address)).await,
     );
     let alone = site.tab().await;
     using.connect(&json!({ "account": "alice" })).await;
@@ -387,7 +328,7 @@ async fn signing_out_in_one_tab_ends_the_others() {
         tab.until("carillon.state === 'signed out'").await;
         assert_eq!(tab.eval("Object.keys(sessionStorage).length").await, 0);
     }
-    until_listeners(&site.node, 0).await;
+    until_listeners(&site.nodes[0], 0).await;
 
     // Whoever comes without a session is told so, too.
     let late = site.tab().await;
@@ -401,15 +342,15 @@ async fn seven_inboxes_are_live_and_agree_on_what_is_read() {
     let site = Site::start().await;
     let first = site.tab().await;
     first.sign_in("alice").await;
-    first.go(&format!("{}/", site.node.address)).await;
+    first.go(&format!("{}/", site.address)).await;
     let mut inboxes = vec![first];
     for _ in 1..7 {
-        inboxes.push(site.browser.open(&format!("{}/", site.node.address)).await);
+        inboxes.push(site.browser.open(&format!("{}/", site.address)).await);
     }
     for inbox in &inboxes {
         inbox.until("document.getElementById('pill').textContent === 'live'").await;
     }
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
     site.publish("for all tabs").await;
     for inbox in &inboxes {
         inbox
@@ -426,6 +367,6 @@ async fn seven_inboxes_are_live_and_agree_on_what_is_read() {
     for inbox in &inboxes {
         inbox.until("document.querySelectorAll('.entry').length === 2").await;
     }
-    until_listeners(&site.node, 1).await;
+    until_listeners(&site.nodes[0], 1).await;
     site.browser.assert_quiet(&[]);
 }

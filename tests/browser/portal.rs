@@ -1,12 +1,10 @@
 //! The pages on three nodes behind a load balancer: what people see all day, whichever node they are on.
 
-use carillon::store::Role;
 use serde_json::{Value, json};
 
 use crate::chromium::{Browser, Tab};
-use crate::support::balancer::Balancer;
-use crate::support::node::{Node, People, publish};
-use crate::support::servers::{postgres_url, redis_url};
+use crate::site::Site;
+use crate::support::node::publish;
 use crate::support::{DEADLINE, wait_until};
 
 /// Requests that the browser tells of in the console when a node goes away.
@@ -14,46 +12,14 @@ const BROKEN: &str = "net::ERR_";
 /// The most a page and all it loads may weigh, in bytes as they go over the wire.
 const MAX_WEIGHT: u64 = 60 * 1024;
 
-/// Three nodes, the balancer before them, and the people who use them.
-pub struct Portal {
-    pub nodes: Vec<Node>,
-    pub balancer: Balancer,
-    pub people: People,
-}
-
-impl Portal {
-    pub async fn start() -> Self {
-        let store = postgres_url().await;
-        let bus = format!("{}?namespace={}", redis_url(), uuid::Uuid::now_v7().simple());
-        let people = People::new(&store).await;
-        for (name, role) in [
-            ("alice", Role::Listener),
-            ("bob", Role::Listener),
-            ("paula", Role::Publisher),
-            ("root", Role::Admin),
-        ] {
-            people.add(name, role).await;
-        }
-        let mut nodes = Vec::new();
-        for _ in 0..3 {
-            nodes.push(Node::start(&store, &bus, &[]).await);
-        }
-        let addresses = [0, 1, 2].map(|index: usize| nodes[index].address.as_str());
-        let balancer = Balancer::start(addresses).await;
-        Self { nodes, balancer, people }
-    }
-
-    /// An address behind the balancer.
-    pub fn at(&self, path: &str) -> String {
-        format!("{}{path}", self.balancer.address)
-    }
-
+/// What the tests of this file do besides.
+impl Site {
     /// Publishes to alice, through the balancer.
-    async fn publish(&self, title: &str) -> String {
-        self.publish_at(&self.balancer.address, title).await
+    async fn notify(&self, title: &str) -> String {
+        self.notify_at(&self.address, title).await
     }
 
-    async fn publish_at(&self, address: &str, title: &str) -> String {
+    async fn notify_at(&self, address: &str, title: &str) -> String {
         let event = json!({ "type": "notification", "to": { "user": "alice" }, "data": { "title": title } });
         publish(&reqwest::Client::new(), &[address], &self.people.publisher, &event).await
     }
@@ -113,13 +79,13 @@ async fn shows(tab: &Tab, titles: &[String]) {
 
 #[tokio::test]
 async fn signed_in_on_one_node_published_on_another_seen_on_a_third() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let [one, two, three] = [0, 1, 2].map(|index: usize| portal.nodes[index].address.clone());
-    let tab = sign_in(&browser, &format!("{one}/"), "alice").await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let [one, two, three] = [0, 1, 2].map(|index: usize| site.nodes[index].address.clone());
+    let tab = sign_in(browser, &format!("{one}/"), "alice").await;
     tab.go(&format!("{three}/")).await;
     live(&tab).await;
-    portal.publish_at(&two, "event 1").await;
+    site.notify_at(&two, "event 1").await;
     shows(&tab, &["event 1".into()]).await;
     tab.until("document.title.startsWith('(1)')").await;
     browser.assert_quiet(&[]);
@@ -127,9 +93,9 @@ async fn signed_in_on_one_node_published_on_another_seen_on_a_third() {
 
 #[tokio::test]
 async fn a_node_is_killed_under_an_open_page() {
-    let mut portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let tab = inbox(&browser, &portal.balancer.address, "alice").await;
+    let mut site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let tab = inbox(browser, &site.address, "alice").await;
     // What the pill says from now on, to people and to screen readers.
     tab.eval(
         "{ const pill = document.getElementById('pill'); window.said = [pill.textContent];
@@ -140,17 +106,17 @@ async fn a_node_is_killed_under_an_open_page() {
     let mut titles: Vec<String> = Vec::new();
     for number in 0..30 {
         if number == 10 {
-            let serving = portal.serving().await;
-            portal.nodes[serving].kill();
+            let serving = site.serving().await;
+            site.nodes[serving].kill();
         }
         titles.push(format!("event {number}"));
-        portal.publish(&titles[number]).await;
+        site.notify(&titles[number]).await;
     }
     tab.until("said.some((text) => text.startsWith('offline since'))").await;
     live(&tab).await;
     shows(&tab, &titles).await;
     titles.push("event 30".into());
-    portal.publish(&titles[30]).await;
+    site.notify(&titles[30]).await;
     shows(&tab, &titles).await;
     tab.until("document.title.startsWith('(31)')").await;
     tab.reload().await;
@@ -161,17 +127,17 @@ async fn a_node_is_killed_under_an_open_page() {
 
 #[tokio::test]
 async fn seven_inboxes_behind_the_balancer_share_one_stream() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
-    let first = inbox(&browser, &portal.balancer.address, "alice").await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
+    let first = inbox(browser, &site.address, "alice").await;
     let mut tabs = vec![first];
     for _ in 1..7 {
-        let tab = browser.open(&portal.at("/")).await;
+        let tab = browser.open(&site.at("/")).await;
         live(&tab).await;
         tabs.push(tab);
     }
-    portal.serving().await;
-    portal.publish("event 1").await;
+    site.serving().await;
+    site.notify("event 1").await;
     for tab in &tabs {
         shows(tab, &["event 1".into()]).await;
         tab.until("document.title.startsWith('(1)')").await;
@@ -186,13 +152,13 @@ async fn seven_inboxes_behind_the_balancer_share_one_stream() {
 
 #[tokio::test]
 async fn what_one_reads_stays_unread_for_others_and_is_read_on_all_their_devices() {
-    let portal = Portal::start().await;
+    let site = Site::on_cluster().await;
     let [laptop, phone, other] = [Browser::start().await, Browser::start().await, Browser::start().await];
-    let on_laptop = inbox(&laptop, &portal.nodes[0].address, "alice").await;
-    let on_phone = inbox(&phone, &portal.nodes[1].address, "alice").await;
-    let bobs = inbox(&other, &portal.nodes[2].address, "bob").await;
+    let on_laptop = inbox(&laptop, &site.nodes[0].address, "alice").await;
+    let on_phone = inbox(&phone, &site.nodes[1].address, "alice").await;
+    let bobs = inbox(&other, &site.nodes[2].address, "bob").await;
     let event = json!({ "type": "notification", "to": "everyone", "data": { "title": "event 1" } });
-    publish(&reqwest::Client::new(), &[&portal.balancer.address], &portal.people.publisher, &event).await;
+    publish(&reqwest::Client::new(), &[&site.address], &site.people.publisher, &event).await;
     for tab in [&on_laptop, &on_phone, &bobs] {
         shows(tab, &["event 1".into()]).await;
         tab.until("document.title.startsWith('(1)')").await;
@@ -202,7 +168,7 @@ async fn what_one_reads_stays_unread_for_others_and_is_read_on_all_their_devices
         tab.until("document.title.startsWith('Inbox') && !!document.querySelector('.entry.is-read')").await;
     }
     // Told after the others know: a word of it to bob would have come by now.
-    portal.publish("event 2").await;
+    site.notify("event 2").await;
     on_laptop.until("document.title.startsWith('(1)')").await;
     bobs.eval("new Promise((done) => setTimeout(done, 500))").await;
     assert_eq!(bobs.eval("document.title.startsWith('(1)')").await, true);
@@ -213,13 +179,13 @@ async fn what_one_reads_stays_unread_for_others_and_is_read_on_all_their_devices
 
 #[tokio::test]
 async fn pages_are_light_and_painted_before_any_script() {
-    let portal = Portal::start().await;
-    let browser = Browser::start().await;
-    portal.publish("event 1").await;
-    let tab = sign_in(&browser, &portal.at("/"), "root").await;
+    let site = Site::on_cluster().await;
+    let browser = &site.browser;
+    site.notify("event 1").await;
+    let tab = sign_in(browser, &site.at("/"), "root").await;
     for path in PAGES {
         tab.clear_cache().await;
-        tab.go(&portal.at(path)).await;
+        tab.go(&site.at(path)).await;
         tab.until("document.readyState === 'complete'").await;
         let entries =
             "performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource'))";
@@ -234,7 +200,7 @@ async fn pages_are_light_and_painted_before_any_script() {
     }
     // Scripts that never come keep nobody from reading.
     let alices = Browser::start().await;
-    let page = sign_in(&alices, &portal.at("/"), "alice").await;
+    let page = sign_in(&alices, &site.at("/"), "alice").await;
     page.block_scripts().await;
     page.reload().await;
     page.until("performance.getEntriesByName('first-contentful-paint').length === 1").await;

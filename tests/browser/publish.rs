@@ -1,16 +1,10 @@
 //! The page to publish with.
 
-use carillon::store::{Role, Scope};
+use carillon::store::Scope;
 use serde_json::{Value, json};
 
-use crate::Site;
 use crate::chromium::Tab;
-
-async fn site() -> Site {
-    let site = Site::start().await;
-    site.people.add("paula", Role::Publisher).await;
-    site
-}
+use crate::site::Site;
 
 /// What alice has in her inbox, newest first.
 async fn inbox(tab: &Tab) -> Value {
@@ -40,18 +34,18 @@ async fn json_of(tab: &Tab) -> Value {
 
 #[tokio::test]
 async fn only_publishers_see_it() {
-    let site = site().await;
+    let site = Site::on_cluster().await;
     let tab = site.page("alice", "/publish").await;
     tab.until("document.body.textContent.includes('This is not for your account')").await;
     assert_eq!(tab.eval("document.querySelector('#publish')").await, Value::Null);
-    tab.go(&site.node.address).await;
+    tab.go(&site.address).await;
     assert_eq!(tab.eval("document.querySelector('nav').textContent.includes('Publish')").await, false);
     site.browser.assert_quiet(&["403 (Forbidden)"]);
 }
 
 #[tokio::test]
 async fn the_preview_is_what_is_published_and_so_is_the_command() {
-    let site = site().await;
+    let site = Site::on_cluster().await;
     let tab = site.page("paula", "/publish").await;
     let title = "It's $HOME \"now\" `id` \\";
     fill(&tab, "title", title).await;
@@ -101,7 +95,7 @@ async fn the_preview_is_what_is_published_and_so_is_the_command() {
 
 #[tokio::test]
 async fn mistakes_are_told_where_they_are() {
-    let site = site().await;
+    let site = Site::on_cluster().await;
     let tab = site.page("paula", "/publish").await;
     tab.click("#publish button.primary").await;
     let error = |name: &str| format!("document.getElementById('{name}-error')");
@@ -135,7 +129,7 @@ async fn mistakes_are_told_where_they_are() {
 
 #[tokio::test]
 async fn it_comes_once_however_often_it_is_sent_and_can_be_taken_back() {
-    let site = site().await;
+    let site = Site::on_cluster().await;
     let tab = site.page("paula", "/publish").await;
     fill(&tab, "title", "twice").await;
     tab.eval(
@@ -165,7 +159,7 @@ async fn it_comes_once_however_often_it_is_sent_and_can_be_taken_back() {
 
 #[tokio::test]
 async fn it_is_used_on_a_phone_and_by_keyboard_alone() {
-    let site = site().await;
+    let site = Site::on_cluster().await;
     let tab = site.page("paula", "/publish").await;
     tab.look((360, 740), "dark").await;
     tab.until("document.getElementById('curl').textContent.includes('curl')").await;
