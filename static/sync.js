@@ -8,6 +8,8 @@ import { MAX_ENTRIES } from './list.js';
 const CHECK_EVERY = 60_000;
 /** Pages of a search may be empty: so many in a row are asked for without anybody's doing. */
 const MAX_EMPTY_PAGES = 5;
+/** How many checks may be in vain before the next regular one is waited for. */
+const MAX_VAIN = 3;
 const random = (least, most) => least + Math.random() * (most - least);
 
 /** A page of the list: its entries with their data as it was written, and where the next one begins. */
@@ -28,6 +30,9 @@ export class Sync {
   #refreshTimer = null;
   #checkTimer = null;
   #emptyPages = 0;
+  /** How many frames came, and how many checks in a row were in vain because some did. */
+  #frames = 0;
+  #vain = 0;
   /** After a failure nothing is asked for by itself until somebody has. */
   #isAutomatic = true;
 
@@ -38,12 +43,16 @@ export class Sync {
     /** Where the next older page begins; null if there is none. */
     this.next = next;
     this.#on = on;
-    setInterval(() => document.hidden || this.#check(), CHECK_EVERY * random(0.8, 1.2));
+    setInterval(() => {
+      this.#vain = 0;
+      if (!document.hidden) this.#check();
+    }, CHECK_EVERY * random(0.8, 1.2));
     setTimeout(() => this.#check(), random(0, 2_000));
   }
 
   /** Does what a frame asks for, now or after the list that is being read. */
   apply(work) {
+    this.#frames += 1;
     if (this.#held === null) return work();
     this.#held.push(work);
     // So many that the list being read is old already: those kept fill the page, and it is read once more.
@@ -133,8 +142,13 @@ export class Sync {
   async #check() {
     clearTimeout(this.#checkTimer);
     this.#checkTimer = null;
+    const before = this.#frames;
     try {
-      this.#on.counts(await call(this.#filter.counts));
+      const counts = await call(this.#filter.counts);
+      // Whether the answer knows of what came meanwhile, nobody can tell. Under load, what was counted here stands.
+      if (this.#frames !== before) return void (this.#vain++ < MAX_VAIN && this.checkSoon());
+      this.#vain = 0;
+      this.#on.counts(counts);
       this.#on.changed();
     } catch (error) {
       // Whether the server can be reached, the stream knows better.

@@ -184,6 +184,31 @@ async fn all_are_read_and_unread_again_as_they_were() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_old_when_it_comes_changes_no_count() {
+    let site = Site::on_cluster().await;
+    let id = site.send(titled("one")).await;
+    // Shows nothing, so that only the server can tell what the retraction means for the number.
+    let tab = inbox(&site, "/?q=nothing").await;
+    counts(&tab, 1).await;
+    tab.eval(
+        "{ const real = fetch; window.asked = 0;
+           window.fetch = async (address, options) => {
+               const answer = await real(address, options);
+               if (String(address).includes('/counts') && asked++ === 0) await new Promise((go) => (window.go = go));
+               return answer;
+           }; }",
+    )
+    .await;
+    site.ask(Method::DELETE, &format!("/api/v1/events/{id}"), None).await;
+    tab.until("!!window.go").await;
+    site.send(titled("two")).await;
+    counts(&tab, 2).await;
+    tab.eval("go()").await;
+    counts(&tab, 1).await;
+    site.browser.assert_quiet(&[]);
+}
+
+#[tokio::test]
 async fn what_ends_leaves_a_quiet_line_and_the_focus_where_it_was() {
     let site = Site::on_cluster().await;
     let mut ids = Vec::new();
