@@ -203,8 +203,14 @@ async fn an_answer_that_is_old_when_it_comes_changes_no_count() {
     tab.until("!!window.go").await;
     site.send(titled("two")).await;
     counts(&tab, 2).await;
-    tab.eval("go()").await;
+    tab.eval(
+        "{ const unread = document.getElementById('unread'); window.shown = [];
+           new MutationObserver(() => shown.push(unread.textContent)).observe(unread, { childList: true });
+           go(); }",
+    )
+    .await;
     counts(&tab, 1).await;
+    assert_eq!(tab.eval("shown.includes('0')").await, false, "it knows of the first and not of the second");
     site.browser.assert_quiet(&[]);
 }
 
