@@ -160,6 +160,11 @@ impl Tab {
         self.until("carillon.state === 'live'").await;
     }
 
+    /// Waits until the page shown says that it is live.
+    pub async fn page_live(&self) {
+        self.until("document.getElementById('pill').dataset.state === 'live'").await;
+    }
+
     /// Waits for the last of these events and checks that exactly they came, in this order.
     pub async fn has_got(&self, numbers: impl IntoIterator<Item = i64>) {
         let wanted = json!(numbers.into_iter().collect::<Vec<_>>());

@@ -14,14 +14,10 @@ use crate::support::node::publish;
 
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked = 1\"></p><script>window.hacked = 2</script>";
 
-async fn live(tab: &Tab) {
-    tab.until("document.getElementById('pill').dataset.state === 'live'").await;
-}
-
 /// Signs in on a node and waits until the example is live.
 async fn example(browser: &Browser, node: &str, path: &str, name: &str) -> Tab {
     let tab = sign_in(browser, &format!("{node}/examples/{path}"), name).await;
-    live(&tab).await;
+    tab.page_live().await;
     tab
 }
 
@@ -78,7 +74,7 @@ async fn two_people_chat_on_different_nodes_and_a_third_reads_what_was_said() {
     let said = ["hello", HOSTILE, "by program", "good day"];
     has_said(&alice, &said).await;
     paula.go(&format!("{}/examples/chat?room=other", site.nodes[2].address)).await;
-    live(&paula).await;
+    paula.page_live().await;
     paula.until("!document.getElementById('empty').hidden").await;
     assert_eq!(paula.eval(SAID).await, json!([]));
     fits_a_phone(&alice).await;
@@ -342,7 +338,7 @@ async fn the_raw_stream_shows_frames_as_they_arrive() {
     tab.eval("document.getElementById('connect').click()").await;
     tab.until("document.getElementById('pill').dataset.state === 'not connected'").await;
     tab.eval("document.getElementById('clear').click(), document.getElementById('connect').click()").await;
-    live(&tab).await;
+    tab.page_live().await;
     tab.until(&format!("{frames}.some((frame) => frame.includes('retry: '))")).await;
 
     // From an earlier place, given in the form: what came since is told again.

@@ -59,12 +59,8 @@ pub async fn sign_in(browser: &Browser, address: &str, name: &str) -> Tab {
 /// An inbox that is signed in and live.
 async fn inbox(browser: &Browser, address: &str, name: &str) -> Tab {
     let tab = sign_in(browser, &format!("{address}/"), name).await;
-    live(&tab).await;
+    tab.page_live().await;
     tab
-}
-
-async fn live(tab: &Tab) {
-    tab.until("document.getElementById('pill').dataset.state === 'live'").await;
 }
 
 /// Waits until the inbox shows exactly these titles, newest first.
@@ -84,7 +80,7 @@ async fn signed_in_on_one_node_published_on_another_seen_on_a_third() {
     let [one, two, three] = [0, 1, 2].map(|index: usize| site.nodes[index].address.clone());
     let tab = sign_in(browser, &format!("{one}/"), "alice").await;
     tab.go(&format!("{three}/")).await;
-    live(&tab).await;
+    tab.page_live().await;
     site.notify_at(&two, "event 1").await;
     shows(&tab, &["event 1".into()]).await;
     tab.until("document.title.startsWith('(1)')").await;
@@ -113,14 +109,14 @@ async fn a_node_is_killed_under_an_open_page() {
         site.notify(&titles[number]).await;
     }
     tab.until("said.some((text) => text.startsWith('offline since'))").await;
-    live(&tab).await;
+    tab.page_live().await;
     shows(&tab, &titles).await;
     titles.push("event 30".into());
     site.notify(&titles[30]).await;
     shows(&tab, &titles).await;
     tab.until("document.title.startsWith('(31)')").await;
     tab.reload().await;
-    live(&tab).await;
+    tab.page_live().await;
     shows(&tab, &titles).await;
     browser.assert_quiet(&[BROKEN]);
 }
@@ -133,7 +129,7 @@ async fn seven_inboxes_behind_the_balancer_share_one_stream() {
     let mut tabs = vec![first];
     for _ in 1..7 {
         let tab = browser.open(&site.at("/")).await;
-        live(&tab).await;
+        tab.page_live().await;
         tabs.push(tab);
     }
     site.serving().await;
