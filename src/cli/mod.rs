@@ -136,13 +136,14 @@ async fn open_store(args: &StoreArgs, migrate: bool) -> anyhow::Result<Store> {
         return Ok(store);
     }
     match store.schema().await? {
-        Schema::Current => Ok(store),
+        usable if usable.is_usable() => Ok(store),
         Schema::Empty | Schema::Older => Err(Misconfigured(
             "the database's schema is older than this program: run 'carillon migrate', or serve with --migrate".into(),
         )
         .into()),
-        Schema::Unknown => {
-            Err(Misconfigured("the database's schema is newer than this program, or was altered".into()).into())
-        }
+        _ => Err(Misconfigured(
+            "the database's schema is newer than this program may use, or was altered".into(),
+        )
+        .into()),
     }
 }

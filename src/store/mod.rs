@@ -16,6 +16,7 @@
 //! against both.
 
 mod postgres;
+mod schema;
 mod sqlite;
 mod types;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Topic, UserId};
+pub use schema::Schema;
 pub use types::*;
 
 /// Bounds on what the store may cost.
@@ -66,19 +68,6 @@ pub enum StoreError {
     /// The database refused the statement: a defect here, or a schema changed by hand.
     #[error("the store failed: {0}")]
     Failed(String),
-}
-
-/// The schema found in a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schema {
-    /// Nothing there yet.
-    Empty,
-    /// Fewer migrations than this program knows.
-    Older,
-    /// What this program needs.
-    Current,
-    /// Migrations this program does not know, or altered ones.
-    Unknown,
 }
 
 /// The durable truth; see the module's contract. Cheap to clone.
@@ -126,7 +115,8 @@ impl Store {
         forward!(self.schema())
     }
 
-    /// Brings the schema up to date; safe to run from several nodes at once.
+    /// Brings the schema up to date; safe to run from several nodes at once. One that is newer and may be used stays
+    /// as it is.
     pub async fn migrate(&self) -> Result<()> {
         forward!(self.migrate())
     }

@@ -8,7 +8,6 @@ mod inbox;
 mod log;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
+use super::schema::{Applied, COMPATIBLE_FROM, judge};
 use super::{Result, Schema, StoreError, StoreLimits};
 use crate::event::Millis;
 
@@ -56,23 +56,22 @@ impl PostgresStore {
 
     pub(super) async fn schema(&self) -> Result<Schema> {
         let query = sqlx::query_as("select version, checksum, success from _sqlx_migrations");
-        let applied: Vec<(i64, Vec<u8>, bool)> = match self.within(async |c| query.fetch_all(c).await).await {
+        let applied: Vec<Applied> = match self.within(async |c| query.fetch_all(c).await).await {
             Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => Vec::new(),
             other => other?,
         };
-        let known: BTreeMap<i64, &[u8]> = MIGRATIONS.iter().map(|m| (m.version, &*m.checksum)).collect();
-        let is_known = |(version, checksum, success): &(i64, Vec<u8>, bool)| {
-            *success && known.get(version).is_some_and(|ours| ours == checksum)
-        };
-        Ok(match applied.len() {
-            _ if !applied.iter().all(is_known) => Schema::Unknown,
-            0 => Schema::Empty,
-            some if some < known.len() => Schema::Older,
-            _ => Schema::Current,
-        })
+        let compatible_from =
+            match self.within(async |c| sqlx::query_scalar(COMPATIBLE_FROM).fetch_optional(c).await).await {
+                Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => None,
+                other => other?,
+            };
+        Ok(judge(&MIGRATIONS, &applied, compatible_from))
     }
 
     pub(super) async fn migrate(&self) -> Result<()> {
+        if self.schema().await? == Schema::Newer {
+            return Ok(());
+        }
         // A connection of its own, closed afterwards: a migration that fails keeps the lock of its session.
         let options = with_timeouts(self.options.clone(), MIGRATION_TIMEOUT, MIGRATION_TIMEOUT);
         let connecting = tokio::time::timeout(self.acquire_timeout, PgConnection::connect_with(&options));

@@ -6,11 +6,12 @@ mod log;
 
 use std::path::Path;
 
-use sqlx::migrate::{Migrate as _, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use super::schema::{Applied, COMPATIBLE_FROM, judge};
 use super::{Result, Schema, StoreError, StoreLimits};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -67,32 +68,29 @@ impl SqliteStore {
     }
 
     pub(super) async fn schema(&self) -> Result<Schema> {
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        let table: i64 =
-            sqlx::query_scalar("select count(*) from sqlite_master where name = '_sqlx_migrations'")
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(failed)?;
-        if table == 0 {
+        if !self.has_table("_sqlx_migrations").await? {
             return Ok(Schema::Empty);
         }
-        let applied = connection
-            .list_applied_migrations(&MIGRATIONS.table_name)
+        let applied: Vec<Applied> = sqlx::query_as("select version, checksum, success from _sqlx_migrations")
+            .fetch_all(&self.writer)
             .await
-            .map_err(|error| StoreError::Failed(error.to_string()))?;
-        let known: Vec<_> = MIGRATIONS.iter().collect();
-        let is_known = |a: &sqlx::migrate::AppliedMigration| {
-            known.iter().any(|k| k.version == a.version && k.checksum == a.checksum)
+            .map_err(failed)?;
+        let compatible_from = match self.has_table("compatibility").await? {
+            true => sqlx::query_scalar(COMPATIBLE_FROM).fetch_optional(&self.writer).await.map_err(failed)?,
+            false => None,
         };
-        Ok(match applied.len() {
-            0 => Schema::Empty,
-            _ if !applied.iter().all(is_known) => Schema::Unknown,
-            n if n < known.len() => Schema::Older,
-            _ => Schema::Current,
-        })
+        Ok(judge(&MIGRATIONS, &applied, compatible_from))
+    }
+
+    async fn has_table(&self, name: &str) -> Result<bool> {
+        let found = sqlx::query("select 1 from sqlite_master where type = 'table' and name = ?1").bind(name);
+        Ok(found.fetch_optional(&self.writer).await.map_err(failed)?.is_some())
     }
 
     pub(super) async fn migrate(&self) -> Result<()> {
+        if self.schema().await? == Schema::Newer {
+            return Ok(());
+        }
         MIGRATIONS.run(&self.writer).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => failed(error),
             other => StoreError::Unusable(other.to_string()),

@@ -107,6 +107,37 @@ async fn a_schema_is_told_from_others(fresh: Fresh) {
     assert_eq!(store.schema().await.unwrap(), Schema::Empty);
 }
 
+/// A schema that is newer is used by the programs it names and by no others, and is not touched by them.
+async fn a_newer_schema_names_who_may_use_it(fresh: Fresh) {
+    let Fresh { store, url, .. } = &fresh;
+    let copy = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        select 9999, 'later', SUCCESS, checksum, 1 from _sqlx_migrations where version = 1";
+    // One that is under way is later all the same.
+    execute(url, &copy.replace("SUCCESS", "false")).await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Unknown, "it names nobody");
+    assert!(store.migrate().await.is_err());
+    execute(url, "insert into compatibility (version, compatible_from) values (9999, 9999)").await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Unknown, "it names only later programs");
+    let mine = "update compatibility set compatible_from = (select max(version) from _sqlx_migrations where version < 9999)
+        where version = 9999";
+    execute(url, mine).await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Newer);
+    store.migrate().await.unwrap();
+    assert_eq!(store.schema().await.unwrap(), Schema::Newer);
+    execute(url, "update _sqlx_migrations set checksum = checksum || checksum where version = 3").await;
+    assert_eq!(store.schema().await.unwrap(), Schema::Unknown, "what this program knows was altered");
+}
+
+#[tokio::test]
+async fn a_newer_schema_of_sqlite_names_who_may_use_it() {
+    a_newer_schema_names_who_may_use_it(sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_of_postgres_names_who_may_use_it() {
+    a_newer_schema_names_who_may_use_it(postgres_server().await).await;
+}
+
 #[tokio::test]
 async fn a_schema_of_sqlite_is_told_from_others() {
     a_schema_is_told_from_others(sqlite().await).await;
