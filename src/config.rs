@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::identity::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 use crate::node::NodeLimits;
 use crate::store::{Store, StoreError, StoreLimits};
-use crate::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 
 /// Where the durable truth is.
 #[derive(Debug, Clone, Args)]
@@ -124,9 +124,9 @@ impl ServeArgs {
         limits.hub.queue_events = self.queue_events.max(1);
         limits.hub.queue_bytes = self.queue_bytes.max(1);
         limits.hub.streams_per_user = self.streams_per_user.max(1);
-        limits.care.heartbeat_every = Duration::from_secs(self.heartbeat_seconds.max(1));
-        limits.care.stall_timeout = Duration::from_secs(self.stall_seconds.max(1));
-        limits.care.max_age = Duration::from_secs(self.max_stream_seconds.max(1));
+        limits.sweep.heartbeat_every = Duration::from_secs(self.heartbeat_seconds.max(1));
+        limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds.max(1));
+        limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds.max(1));
         limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));
         limits.presence_lifetime = Duration::from_secs(self.presence_seconds.max(5));
         limits.drain_window = Duration::from_secs(self.drain_seconds);

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Instant;
 
-use carillon::store::Role;
+use carillon::account::Role;
 use serde_json::{Value, json};
 use support::listener::Listener;
 use support::node::{Node, People, event, publish};

@@ -14,7 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use carillon::store::Role;
+use carillon::account::Role;
 use futures_util::StreamExt as _;
 use futures_util::stream::{iter, pending};
 use serde_json::{Value, json};

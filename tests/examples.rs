@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use carillon::store::Role;
+use carillon::account::Role;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use support::node::{Node, People, publish};

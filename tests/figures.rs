@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use carillon::store::Role;
+use carillon::account::Role;
 use serde_json::{Value, json};
 use support::node::{Node, People};
 use support::servers::{PostgresServer, RedisServer};

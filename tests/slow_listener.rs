@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
+use carillon::account::Role;
 use carillon::sse_parser::SseParser;
-use carillon::store::Role;
 use serde_json::{Value, json};
 use support::DEADLINE;
 use support::listener::Listener;

@@ -3,9 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::account::Credential;
 use crate::event::frame::DeliveryHead;
 use crate::event::{Audience, Delivery, Epoch, Frame, Position, Topic, UserId};
-use crate::store::Credential;
 
 /// The channel every node listens to. Behind the bus's namespace, as all of them.
 pub const GLOBAL: &str = "global";

@@ -14,12 +14,13 @@
 //!   [`BusEvent::Subscribed`] tells that messages published from then on will come.
 //! - The receiving queue is bounded; the reader never blocks the connection: overrun is a gap, counted.
 //!
-//! Chosen by URL: `memory:`, or one of [`crate::redis_server`]: `redis://…`, `redis+sentinel://…`,
+//! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
 //! `redis+cluster://…`. One conformance suite (`tests/bus_conformance.rs`) runs against all.
 
 mod inbox;
 mod memory;
 pub mod message;
+mod notifier;
 mod redis;
 
 use std::fmt;
@@ -27,8 +28,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use inbox::BusEvents;
+pub use notifier::Notifier;
 
-use crate::redis_server::is_redis;
+use crate::redis::is_redis;
 
 /// Bounds on what the bus may cost.
 #[derive(Debug, Clone)]

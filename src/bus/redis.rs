@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::inbox::{BusEvents, Inbox, inbox};
 use super::{BusError, BusLimits};
-use crate::redis_server::{Backoff, Failure, Layout, Links, Listening, RedisServers, Timing};
+use crate::redis::{Backoff, Failure, Layout, Links, Listening, RedisServers, Timing};
 
 /// The most channels subscribed or given up in one go.
 const CHANNELS_AT_ONCE: usize = 1_000;

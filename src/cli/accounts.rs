@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::open_store;
-use crate::accounts::{Accounts, random_secret};
+use crate::account::{Role, Scope, User};
+use crate::bus::Notifier;
 use crate::config::StoreArgs;
 use crate::event::frame::rfc3339;
-use crate::store::{Role, Scope, Store, User};
+use crate::identity::{Accounts, random_secret};
+use crate::store::Store;
 use crate::ttl::{Ttl, TtlLimits};
 
 /// How many rows a listing reads at once.
@@ -93,7 +95,7 @@ pub(super) async fn user(command: UserCommand) -> anyhow::Result<()> {
             let user = find(&store, &name).await?;
             let (password, is_new) = choose(&password)?;
             let ended = accounts.set_password(user.id, &password, None).await?;
-            println!("{name}: password set, {} sessions ended", ended.len());
+            println!("{name}: password set, {} sessions ended", ended);
             show(&password, is_new);
         }
         UserCommand::List(store) => {
@@ -137,8 +139,8 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
             }
         }
         TokenCommand::Revoke { id, store } => {
-            let (store, _) = open(&store).await?;
-            anyhow::ensure!(store.revoke_token(id, None).await?.is_some(), "there is no valid token {id}");
+            let (_, accounts) = open(&store).await?;
+            anyhow::ensure!(accounts.revoke_token(id, None).await?, "there is no valid token {id}");
             println!("token {id} is revoked");
         }
     }
@@ -147,7 +149,8 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
 
 async fn open(args: &StoreArgs) -> anyhow::Result<(Store, Accounts)> {
     let store = open_store(args, false).await?;
-    let accounts = Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default())?);
+    let accounts =
+        Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default())?, Notifier::without_bus());
     Ok((store, accounts))
 }
 

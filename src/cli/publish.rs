@@ -19,7 +19,7 @@ use super::client::{ClientArgs, Refusal, Servers, body, no_answer, pause, retry_
 use super::lines::{BadLine, Batch, Form, Gatherer, standard_input};
 use super::terminal::say;
 use crate::event::{Draft, Invalid, Recipients};
-use crate::publish::MAX_KEY_LEN;
+use crate::publishing::MAX_KEY_LEN;
 
 /// How long one request may take, the upload of a full batch included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

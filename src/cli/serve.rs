@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,12 +10,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Misconfigured, open_store};
-use crate::accounts::{Accounts, random_secret};
+use crate::account::{Role, Scope};
+use crate::bus::Notifier;
 use crate::config::ServeArgs;
 use crate::http::server::{ConnectionLimits, Ending};
 use crate::http::{Settings, health, router, server};
+use crate::identity::{Accounts, random_secret};
 use crate::node::Node;
-use crate::store::{Role, Scope, Store};
+use crate::store::Store;
 use crate::ttl::{Ttl, TtlLimits};
 
 /// Runs a node until it is told to stop by a signal.
@@ -59,9 +60,9 @@ async fn serve(
     let option = if args.ttl_url.is_some() { "--ttl-url" } else { "--bus-url" };
     let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default())
         .map_err(|error| Misconfigured(format!("{option}: {}", error.0)))?;
-    let accounts = Accounts::new(store.clone(), ttl.clone());
     let address = listener.local_addr()?;
     if store.is_embedded() {
+        let accounts = Accounts::new(store.clone(), ttl.clone(), Notifier::without_bus());
         greet(&store, &accounts, &format!("http://{address}")).await?;
     }
     let limits = args.node_limits();
@@ -71,9 +72,9 @@ async fn serve(
         secure_cookies: args.secure_cookies,
         examples: !args.no_examples,
     };
-    let node = Node::start(store.clone(), &args.bus_url, ttl, limits).map_err(|e| wrong(&e))?;
-    node.set_address(address);
-    let router = router(Arc::clone(&node), store, accounts, rules, settings)?;
+    let node = Node::start(store, &args.bus_url, ttl, rules, limits).map_err(|e| wrong(&e))?;
+    node.services.status.set_address(address);
+    let router = router(node.services.clone(), settings)?;
     tracing::info!(%address, "listening");
     let connections = ConnectionLimits {
         max: args.max_connections,
@@ -87,7 +88,7 @@ async fn serve(
             ending.draining.cancel();
             node.drain().await;
         }
-        () = node.stopped() => anyhow::bail!("a task of this node ended; see above"),
+        () = node.services.readiness.stopped() => anyhow::bail!("a task of this node ended; see above"),
     }
     ending.stop.cancel();
     serving.await.context("the accept loop failed")?;
@@ -95,7 +96,7 @@ async fn serve(
     Ok(())
 }
 
-/// Bounds on those who ask for figures.
+/// Bounds on those who ask for metrics.
 const METRICS_CONNECTIONS: ConnectionLimits =
     ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
 
@@ -106,12 +107,12 @@ fn metrics(address: &str, ending: Ending) -> anyhow::Result<impl Future<Output =
     };
     let parsed = address.parse().map_err(|e| wrong(&e))?;
     let listener = server::bind(parsed).map_err(|e| wrong(&e))?;
-    let figures = PrometheusBuilder::new().install_recorder()?;
-    let router = health::metrics_router(figures.clone());
+    let recorder = PrometheusBuilder::new().install_recorder()?;
+    let router = health::metrics_router(recorder.clone());
     let upkeep = async move {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            figures.run_upkeep();
+            recorder.run_upkeep();
         }
     };
     Ok(async move {

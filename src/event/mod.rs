@@ -1,10 +1,10 @@
 //! Events and the small vocabulary around them. Pure: no input or output happens here.
 
 pub mod audience;
-pub mod backlog;
 pub mod cursor;
 pub mod draft;
 pub mod frame;
+pub mod leave_order;
 
 use std::fmt;
 use std::str::FromStr;

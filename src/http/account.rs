@@ -1,6 +1,5 @@
 //! One's own account: sessions, tokens, password.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,14 +11,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::SessionCaller;
-use super::body::{JsonBody, PathOf};
+use super::body::{JsonBody, PathOf, done};
 use super::problem::Problem;
 use super::user_agent;
-use crate::accounts::{AccountError, Accounts};
+use crate::account::{Scope, Session, Token};
 use crate::event::Invalid;
 use crate::event::frame::rfc3339;
-use crate::node::Node;
-use crate::store::{Credential, Scope, Session, Store, Token};
+use crate::identity::{AccountError, Accounts};
+use crate::store::Store;
 
 /// The most sessions listed: those used last.
 pub const LISTED_SESSIONS: u32 = 200;
@@ -110,21 +109,18 @@ pub async fn sessions(
 pub async fn end_session(
     SessionCaller(identity, _): SessionCaller,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     PathOf(id): PathOf<Uuid>,
 ) -> Result<StatusCode, Problem> {
-    end(&node, accounts.end_session(identity.user.id, id).await?).await
+    done(accounts.end_session(identity.user.id, id).await?)
 }
 
 /// `DELETE /api/v1/account/sessions`: all but the one that asks.
 pub async fn end_other_sessions(
     SessionCaller(identity, secret): SessionCaller,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
 ) -> Result<Json<Value>, Problem> {
     let ended = accounts.end_other_sessions(identity.user.id, &secret).await?;
-    node.end(&ended).await;
-    Ok(Json(json!({ "ended": ended.len() })))
+    Ok(Json(json!({ "ended": ended })))
 }
 
 /// `GET /api/v1/account/tokens`
@@ -178,10 +174,9 @@ pub async fn create_token(
 pub async fn revoke_token(
     SessionCaller(identity, _): SessionCaller,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     PathOf(id): PathOf<i64>,
 ) -> Result<StatusCode, Problem> {
-    end(&node, accounts.revoke_token(id, Some(identity.user.id)).await?).await
+    done(accounts.revoke_token(id, Some(identity.user.id)).await?)
 }
 
 /// The body of [`set_password`].
@@ -196,7 +191,6 @@ pub struct NewPassword {
 pub async fn set_password(
     SessionCaller(identity, secret): SessionCaller,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     JsonBody(body): JsonBody<NewPassword>,
 ) -> Result<Json<Value>, Problem> {
     let user =
@@ -210,13 +204,5 @@ pub async fn set_password(
         AccountError::Invalid(invalid) => Invalid::new("new", invalid.message).into(),
         error => Problem::from(error),
     })?;
-    node.end(&ended).await;
-    Ok(Json(json!({ "ended": ended.len() })))
-}
-
-/// Closes the streams of what has just ended; 404 if there was nothing.
-pub async fn end(node: &Node, ended: Option<Credential>) -> Result<StatusCode, Problem> {
-    let ended = ended.ok_or_else(Problem::not_found)?;
-    node.end(&[ended]).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(json!({ "ended": ended })))
 }

@@ -1,7 +1,6 @@
 //! Everybody's accounts, for admins: users, sessions, tokens.
 
 use std::str::FromStr;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::account::{LISTED_SESSIONS, ShownSession, ShownToken, end};
+use super::account::{LISTED_SESSIONS, ShownSession, ShownToken};
 use super::auth::AdminCaller;
-use super::body::{JsonBody, PathOf};
+use super::body::{JsonBody, PathOf, done};
 use super::params::Params;
 use super::problem::Problem;
-use crate::accounts::{Accounts, random_secret};
+use crate::account::{Role, Token, User};
 use crate::event::Invalid;
 use crate::event::frame::rfc3339;
-use crate::node::Node;
-use crate::store::{Role, Store, StoreError, Token, User};
+use crate::identity::{Accounts, random_secret};
+use crate::store::{Store, StoreError};
 
 /// How many users or tokens a page has when nothing is said.
 pub const DEFAULT_PAGE: u32 = 100;
@@ -123,16 +122,14 @@ pub async fn reset_password(
     AdminCaller(admin, secret): AdminCaller,
     State(store): State<Store>,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     PathOf(name): PathOf<String>,
 ) -> Result<Json<Value>, Problem> {
     let user = find(&store, &name).await?;
     let password = new_password();
     let keep = (user.id == admin.user.id).then_some(&secret);
     let ended = accounts.set_password(user.id, &password, keep).await?;
-    node.end(&ended).await;
     tracing::info!(admin = admin.user.name, user = user.name, "a password was set anew");
-    Ok(Json(json!({ "name": user.name, "password": password, "ended": ended.len() })))
+    Ok(Json(json!({ "name": user.name, "password": password, "ended": ended })))
 }
 
 /// `GET /api/v1/users/{name}/sessions`
@@ -162,11 +159,10 @@ pub async fn end_session(
     AdminCaller(admin, _): AdminCaller,
     State(store): State<Store>,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     PathOf((name, id)): PathOf<(String, Uuid)>,
 ) -> Result<StatusCode, Problem> {
     let user = find(&store, &name).await?;
-    let ended = end(&node, accounts.end_session(user.id, id).await?).await?;
+    let ended = done(accounts.end_session(user.id, id).await?)?;
     tracing::info!(admin = admin.user.name, user = user.name, "a session was ended");
     Ok(ended)
 }
@@ -185,10 +181,9 @@ pub async fn tokens(
 pub async fn revoke_token(
     AdminCaller(admin, _): AdminCaller,
     State(accounts): State<Accounts>,
-    State(node): State<Arc<Node>>,
     PathOf(id): PathOf<i64>,
 ) -> Result<StatusCode, Problem> {
-    let revoked = end(&node, accounts.revoke_token(id, None).await?).await?;
+    let revoked = done(accounts.revoke_token(id, None).await?)?;
     tracing::info!(admin = admin.user.name, token = id, "a token was revoked");
     Ok(revoked)
 }

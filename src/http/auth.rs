@@ -8,8 +8,8 @@ use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
 
 use super::params::Params;
 use super::problem::Problem;
-use crate::accounts::{Accounts, Identity};
-use crate::store::{Credential, Role, SecretHash};
+use crate::account::{Credential, Role, SecretHash};
+use crate::identity::{Accounts, Identity};
 
 /// The name of the session's cookie.
 pub const SESSION_COOKIE: &str = "carillon_session";

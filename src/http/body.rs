@@ -2,6 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -39,6 +40,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathOf<
         let path = Path::from_request_parts(parts, state).await;
         path.map(|Path(read)| Self(read)).map_err(|_| Problem::not_found())
     }
+}
+
+/// The answer to a change: 204 if it was made, 404 if there was nothing to change.
+pub fn done(was_done: bool) -> Result<StatusCode, Problem> {
+    if was_done { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
 }
 
 /// The id of an event in the address; what is not an id is the id of nothing.

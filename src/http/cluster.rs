@@ -19,10 +19,10 @@ use super::App;
 use super::auth::AdminCaller;
 use super::problem::Problem;
 use super::stream::{CROWDED_PAUSE, later, response};
+use crate::account::{Role, SecretHash};
+use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status};
 use crate::event::frame::control_body;
-use crate::node::Node;
-use crate::node::figures::TELL_EVERY;
-use crate::store::{Role, SecretHash, Store};
+use crate::store::Store;
 
 /// The most streams of this kind on a node.
 const MAX_STREAMS: usize = 32;
@@ -42,8 +42,8 @@ impl Default for Watchers {
 }
 
 /// `GET /api/v1/cluster`
-pub async fn show(AdminCaller(..): AdminCaller, State(node): State<Arc<Node>>) -> impl IntoResponse {
-    Json(node.cluster().await)
+pub async fn show(AdminCaller(..): AdminCaller, State(status): State<Arc<Status>>) -> impl IntoResponse {
+    Json(status.all().await)
 }
 
 /// `GET /api/v1/cluster/stream`: the same every two seconds, as `carillon.nodes`. Like the other stream, it is not
@@ -52,18 +52,19 @@ pub async fn stream(State(app): State<App>, mut parts: Parts) -> Result<Response
     let secret = match AdminCaller::from_request_parts(&mut parts, &app).await {
         Ok(AdminCaller(_, secret)) => secret,
         Err(problem) if problem.status().is_server_error() => {
-            return Ok(later(app.node.streams.retry(), "the store is not reachable"));
+            return Ok(later(app.streams.retry(), "the store is not reachable"));
         }
         Err(problem) => return Err(problem),
     };
     let Ok(turn) = app.watchers.0.clone().try_acquire_owned() else {
         return Ok(later(CROWDED_PAUSE, "as many watch here as are allowed"));
     };
-    let mut ticks = interval(TELL_EVERY);
+    let mut ticks = interval(ANNOUNCE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watch = Watch {
-        node: app.node,
-        store: app.store,
+        status: app.status.clone(),
+        readiness: app.readiness.clone(),
+        store: app.store.clone(),
         secret,
         ticks,
         checked_at: Instant::now(),
@@ -75,7 +76,8 @@ pub async fn stream(State(app): State<App>, mut parts: Parts) -> Result<Response
 
 /// Somebody who watches.
 struct Watch {
-    node: Arc<Node>,
+    status: Arc<Status>,
+    readiness: Arc<Readiness>,
     store: Store,
     secret: SecretHash,
     ticks: Interval,
@@ -90,18 +92,18 @@ impl Watch {
         if self.is_over {
             return None;
         }
-        let node = self.node.clone();
+        let readiness = self.readiness.clone();
         tokio::select! {
             biased;
-            () = node.draining() => return None,
-            () = node.stopped() => return None,
+            () = readiness.draining() => return None,
+            () = readiness.stopped() => return None,
             _ = self.ticks.tick() => {}
         }
         self.is_over = !self.may_go_on().await;
         let frame = if self.is_over {
             control_body("carillon.signout", &json!({}))
         } else {
-            control_body("carillon.nodes", &*node.cluster().await)
+            control_body("carillon.nodes", &*self.status.all().await)
         };
         Some((Ok(frame.into()), self))
     }

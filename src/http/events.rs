@@ -1,7 +1,5 @@
 //! Publishing and taking back.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -12,18 +10,18 @@ use uuid::Uuid;
 
 use super::Settings;
 use super::auth::PublisherCaller;
-use super::body::{EventId, JsonBody};
+use super::body::{EventId, JsonBody, done};
 use super::problem::Problem;
-use crate::accounts::Identity;
-use crate::bus::message::{GLOBAL, Notice};
+use crate::account::Role;
+use crate::bus::Notifier;
 use crate::event::{Draft, Invalid, Position, Recipients, Topic};
-use crate::node::Node;
-use crate::publish::PublishError;
-use crate::store::{Role, Store};
-use crate::topic_rules::TopicRules;
+use crate::identity::Identity;
+use crate::identity::topic_rules::TopicRules;
+use crate::publishing::{PublishError, Publisher, take_back};
+use crate::store::Store;
 
 #[derive(Serialize)]
-struct Receipt {
+struct Published {
     id: Uuid,
     position: Position,
 }
@@ -31,7 +29,7 @@ struct Receipt {
 /// `POST /api/v1/events`
 pub async fn publish(
     PublisherCaller(identity): PublisherCaller,
-    State(node): State<Arc<Node>>,
+    State(publisher): State<Publisher>,
     State(rules): State<TopicRules>,
     State(settings): State<Settings>,
     headers: HeaderMap,
@@ -39,14 +37,14 @@ pub async fn publish(
 ) -> Result<impl IntoResponse, Problem> {
     let draft = Draft::read(&json, "", settings.max_data_bytes)?;
     check_permitted(&identity, &rules, &draft, "")?;
-    let receipts = publish_all(&identity, &node, &headers, vec![draft]).await?;
-    Ok((StatusCode::CREATED, Json(receipts.into_iter().next())))
+    let published = publish_all(&identity, &publisher, &headers, vec![draft]).await?;
+    Ok((StatusCode::CREATED, Json(published.into_iter().next())))
 }
 
 /// `POST /api/v1/events/batch`
 pub async fn publish_batch(
     PublisherCaller(identity): PublisherCaller,
-    State(node): State<Arc<Node>>,
+    State(publisher): State<Publisher>,
     State(rules): State<TopicRules>,
     State(settings): State<Settings>,
     headers: HeaderMap,
@@ -70,8 +68,8 @@ pub async fn publish_batch(
         Ok(draft)
     };
     let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, Problem>>()?;
-    let receipts = publish_all(&identity, &node, &headers, drafts).await.map_err(in_batch)?;
-    Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": receipts }))))
+    let published = publish_all(&identity, &publisher, &headers, drafts).await.map_err(in_batch)?;
+    Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": published }))))
 }
 
 /// That the caller may publish to whom `draft` is for. `at` goes before the field's name, as in [`Draft::read`].
@@ -94,16 +92,16 @@ fn check_permitted(caller: &Identity, rules: &TopicRules, draft: &Draft, at: &st
 
 async fn publish_all(
     identity: &Identity,
-    node: &Node,
+    publisher: &Publisher,
     headers: &HeaderMap,
     drafts: Vec<Draft>,
-) -> Result<Vec<Receipt>, PublishError> {
+) -> Result<Vec<Published>, PublishError> {
     let key = headers.get("idempotency-key").map(|value| {
         let wrong = |_| Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters");
         value.to_str().map(str::to_owned).map_err(wrong)
     });
-    let published = node.publisher.publish(identity.user.id, drafts, key.transpose()?).await?;
-    Ok(published.into_iter().map(|p| Receipt { id: p.id, position: p.position }).collect())
+    let events = publisher.publish(identity.user.id, drafts, key.transpose()?).await?;
+    Ok(events.into_iter().map(|event| Published { id: event.id, position: event.position }).collect())
 }
 
 /// The error with the event's place in the batch before the field's name, as [`Draft::read`] gives it.
@@ -119,13 +117,10 @@ fn in_batch(error: PublishError) -> PublishError {
 /// `DELETE /api/v1/events/{id}`: by its publisher or an admin.
 pub async fn retract(
     PublisherCaller(identity): PublisherCaller,
-    State(node): State<Arc<Node>>,
     State(store): State<Store>,
+    State(notifier): State<Notifier>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
     let publisher = (identity.user.role < Role::Admin).then_some(identity.user.id);
-    let event = store.retract(id, publisher).await?.ok_or_else(Problem::not_found)?;
-    let notice = Notice::Retracted { position: event.position, audience: event.audience };
-    node.tell(GLOBAL.to_owned(), notice).await;
-    Ok(StatusCode::NO_CONTENT)
+    done(take_back(&store, &notifier, id, publisher).await?)
 }

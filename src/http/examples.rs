@@ -20,10 +20,9 @@ use super::App;
 use super::auth::PublisherCaller;
 use super::params::Params;
 use super::problem::Problem;
-use crate::accounts::hex;
 use crate::event::{Draft, Expiry, Invalid, Millis, Priority, Recipients, Topic, UserId};
-use crate::node::Node;
-use crate::publish::PublishError;
+use crate::identity::hex;
+use crate::publishing::{PublishError, Publisher};
 
 /// The most bytes of a file.
 pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -100,7 +99,7 @@ pub async fn upload(
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let slot = app.uploads.begin(identity.user.id, &id)?;
-    let teller = Teller { node: app.node, user: identity.user.id, topic, name };
+    let teller = Teller { publisher: app.publisher.clone(), user: identity.user.id, topic, name };
     // A task of its own: when the sender goes away, what waits for an answer is dropped, and nobody would tell it.
     let receiving = tokio::spawn(async move {
         let end = receive(&teller, body.into_data_stream(), length).await;
@@ -180,7 +179,7 @@ async fn receive(teller: &Teller, mut body: BodyDataStream, length: Option<u64>)
 
 /// Publishes in the name of the one whose file it is.
 struct Teller {
-    node: Arc<Node>,
+    publisher: Publisher,
     user: UserId,
     topic: Topic,
     name: String,
@@ -225,7 +224,7 @@ impl Teller {
             expiry: Expiry::After(lasts),
             keep_after_read: None,
         };
-        self.node.publisher.publish(self.user, vec![draft], key).await?;
+        self.publisher.publish(self.user, vec![draft], key).await?;
         Ok(())
     }
 }

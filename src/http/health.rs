@@ -1,4 +1,4 @@
-//! Whether this node lives, whether it should get listeners, and its figures.
+//! Whether this node lives, whether it should get listeners, and its metrics.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
-use crate::node::Node;
+use crate::cluster::Readiness;
 
 /// `GET /healthz`: the process answers.
 pub async fn healthz() -> &'static str {
@@ -18,13 +18,13 @@ pub async fn healthz() -> &'static str {
 }
 
 /// `GET /readyz`: 200 when this node delivers, 503 with the reasons otherwise.
-pub async fn readyz(State(node): State<Arc<Node>>) -> impl IntoResponse {
-    let reasons = node.unready();
+pub async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    let reasons = readiness.unready();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })))
 }
 
 /// The routes of the metrics listener.
-pub fn metrics_router(figures: PrometheusHandle) -> axum::Router {
-    axum::Router::new().route("/metrics", get(move || std::future::ready(figures.render())))
+pub fn metrics_router(recorder: PrometheusHandle) -> axum::Router {
+    axum::Router::new().route("/metrics", get(move || std::future::ready(recorder.render())))
 }

@@ -1,34 +1,27 @@
 //! The inbox: what a user has, and what of it is read.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::auth::ListenerCaller;
-use super::body::{EventId, JsonBody};
+use super::body::{EventId, JsonBody, PathOf, done};
 use super::params::Params;
 use super::problem::Problem;
-use crate::accounts::Identity;
-use crate::bus::message::{Notice, user_channel};
 use crate::event::frame::{Shown, rfc3339};
-use crate::event::{Audience, Cursor, Invalid, Position, Priority, UserId};
-use crate::node::Node;
-use crate::store::{Found, InboxEntry, InboxOrder, InboxQuery, Store};
-use crate::topic_rules::TopicRules;
+use crate::event::{Invalid, Position, Priority};
+use crate::identity::Identity;
+use crate::identity::topic_rules::TopicRules;
+use crate::reading::{Inbox, InboxPage};
+use crate::store::{InboxEntry, InboxOrder, InboxQuery};
 
 /// How many entries a page has when nothing is said.
 pub const DEFAULT_PAGE: u32 = 50;
 /// The most entries of a page.
 const MAX_PAGE: u32 = 200;
-/// The most entries looked through for a page that is searched for a text.
-pub const MAX_SEARCHED: u32 = 2_000;
 /// The longest text to search for, in characters.
 pub const MAX_TEXT: usize = 100;
 /// The most types counted apart.
@@ -56,19 +49,9 @@ struct ShownPage<'a> {
     cursor: &'a str,
 }
 
-/// A page of an inbox, and what to ask for next.
-pub struct InboxPage {
-    /// The entries.
-    pub entries: Vec<InboxEntry>,
-    /// Ask for the page after this one with it.
-    pub next: Option<String>,
-    /// A stream from here continues the page without a gap.
-    pub cursor: String,
-}
-
-/// Reads a page as the parameters ask. The cursor is taken first: what comes in between is in both.
+/// Reads a page as the parameters ask.
 pub async fn page(
-    store: &Store,
+    inbox: &Inbox,
     rules: &TopicRules,
     caller: &Identity,
     params: &Params,
@@ -90,20 +73,9 @@ pub async fn page(
         include_expired: params.flag("include_expired")?,
         order,
         after: params.one("after")?.map(read_key).transpose()?,
-        limit: limit + 1,
+        limit,
     };
-    let text = search_text(params)?;
-    let state = store.log_state().await?;
-    let found = match text {
-        None => Found { entries: store.inbox(&reader, &query).await?, looked_up_to: None },
-        Some(text) => store.search_inbox(&reader, &query, text, MAX_SEARCHED).await?,
-    };
-    let mut entries = found.entries;
-    let has_more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
-    let last = entries.last().filter(|_| has_more).map(|e| (e.event.priority, e.event.position));
-    let next = last.or(found.looked_up_to).map(|(priority, position)| format!("{priority}-{position}"));
-    Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
+    Ok(inbox.page(&reader, &query, search_text(params)?).await?)
 }
 
 /// `q`: what an entry's type or data must hold.
@@ -129,11 +101,11 @@ fn read_key(text: &str) -> Result<(Priority, Position), Problem> {
 /// `GET /api/v1/inbox`
 pub async fn list(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
+    State(inbox): State<Inbox>,
     State(rules): State<TopicRules>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let page = page(&store, &rules, &identity, &params).await?;
+    let page = page(&inbox, &rules, &identity, &params).await?;
     let entries = page.entries.iter().map(ShownEntry::from).collect();
     Ok(Json(ShownPage { entries, next: page.next.as_deref(), cursor: &page.cursor }).into_response())
 }
@@ -141,23 +113,22 @@ pub async fn list(
 /// `GET /api/v1/inbox/{id}`
 pub async fn show(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
-    State(rules): State<TopicRules>,
+    State(inbox): State<Inbox>,
     EventId(id): EventId,
 ) -> Result<Response, Problem> {
-    let entry = find(&store, &rules, &identity, id, false).await?;
+    let entry = inbox.entry(&identity.user, id).await?.ok_or_else(Problem::not_found)?;
     Ok(Json(ShownEntry::from(&entry)).into_response())
 }
 
 /// `GET /api/v1/inbox/counts`
 pub async fn counts(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
+    State(inbox): State<Inbox>,
     State(rules): State<TopicRules>,
     params: Params,
 ) -> Result<Json<Value>, Problem> {
     let reader = params.reader(&identity, &rules)?;
-    let counts = store.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
+    let counts = inbox.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
     let unread: i64 = counts.iter().map(|(_, count)| count).sum();
     let by_type: serde_json::Map<String, Value> = counts
         .into_iter()
@@ -169,56 +140,19 @@ pub async fn counts(
 /// `PUT /api/v1/inbox/{id}/read`
 pub async fn read(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
-    State(node): State<Arc<Node>>,
-    State(rules): State<TopicRules>,
+    State(inbox): State<Inbox>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    let position = find(&store, &rules, &identity, id, false).await?.event.position;
-    mark(&store, &node, identity.user.id, position, true).await
+    done(inbox.mark_read(&identity.user, id).await?)
 }
 
 /// `DELETE /api/v1/inbox/{id}/read`
 pub async fn unread(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
-    State(node): State<Arc<Node>>,
-    State(rules): State<TopicRules>,
+    State(inbox): State<Inbox>,
     EventId(id): EventId,
 ) -> Result<StatusCode, Problem> {
-    // Reading can be taken back also of what left the user by it.
-    let position = find(&store, &rules, &identity, id, true).await?.event.position;
-    mark(&store, &node, identity.user.id, position, false).await
-}
-
-async fn mark(
-    store: &Store,
-    node: &Node,
-    user: UserId,
-    position: Position,
-    read: bool,
-) -> Result<StatusCode, Problem> {
-    if store.mark(user, position, read).await? {
-        node.tell(user_channel(user), Notice::Read { user, position, read }).await;
-    }
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// An event that is the caller's. What is on a topic that they may not read is not there for them. With `also_left`
-/// it may have left them after reading.
-async fn find(
-    store: &Store,
-    rules: &TopicRules,
-    caller: &Identity,
-    id: Uuid,
-    also_left: bool,
-) -> Result<InboxEntry, Problem> {
-    let may_read = |entry: &InboxEntry| match &entry.event.audience {
-        Audience::Topic(topic) => rules.may_read(&caller.user, topic),
-        Audience::Everyone | Audience::Users(_) => true,
-    };
-    let entry = store.inbox_event(caller.user.id, id, also_left).await?;
-    entry.filter(may_read).ok_or_else(Problem::not_found)
+    done(inbox.mark_unread(&identity.user, id).await?)
 }
 
 /// The body of [`read_up_to`].
@@ -230,31 +164,21 @@ pub struct UpTo {
 /// `POST /api/v1/inbox/read-up-to`
 pub async fn read_up_to(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
-    State(node): State<Arc<Node>>,
-    JsonBody(UpTo { position: up_to }): JsonBody<UpTo>,
+    State(inbox): State<Inbox>,
+    JsonBody(UpTo { position }): JsonBody<UpTo>,
 ) -> Result<Json<Value>, Problem> {
-    if up_to < 0 {
+    if position < 0 {
         return Err(Invalid::new("position", "must be 0 or more").into());
     }
-    let user = identity.user.id;
-    let number = store.mark_read_up_to(user, up_to).await?;
-    node.tell(user_channel(user), Notice::ReadUpTo { user, up_to }).await;
+    let number = inbox.mark_read_up_to(identity.user.id, position).await?;
     Ok(Json(json!({ "number": number })))
 }
 
 /// `DELETE /api/v1/inbox/read-up-to/{number}`: takes it back, while it is the newest.
 pub async fn take_back_read_up_to(
     ListenerCaller(identity): ListenerCaller,
-    State(store): State<Store>,
-    State(node): State<Arc<Node>>,
-    number: Result<Path<i64>, PathRejection>,
+    State(inbox): State<Inbox>,
+    PathOf(number): PathOf<i64>,
 ) -> Result<StatusCode, Problem> {
-    let Ok(Path(number)) = number else { return Err(Problem::not_found()) };
-    let user = identity.user.id;
-    if !store.take_back_read_up_to(user, number).await? {
-        return Err(Problem::not_found());
-    }
-    node.tell(user_channel(user), Notice::ReadUpToTakenBack { user }).await;
-    Ok(StatusCode::NO_CONTENT)
+    done(inbox.take_back_read_up_to(identity.user.id, number).await?)
 }

@@ -30,10 +30,15 @@ use tower_http::compression::CompressionLayer;
 use tower_http::csrf::CsrfLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::accounts::Accounts;
-use crate::node::Node;
+use crate::bus::Notifier;
+use crate::cluster::{Readiness, Status};
+use crate::delivery::presence::Presence;
+use crate::delivery::stream::Streams;
+use crate::identity::Accounts;
+use crate::identity::topic_rules::TopicRules;
+use crate::publishing::Publisher;
+use crate::reading::Inbox;
 use crate::store::Store;
-use crate::topic_rules::TopicRules;
 use cluster::Watchers;
 use examples::Uploads;
 use pages::Pages;
@@ -62,30 +67,79 @@ pub struct Settings {
     pub examples: bool,
 }
 
-/// Everything handlers are made of; each takes only its part.
-#[derive(Clone, FromRef)]
+/// The parts of a node that handlers call.
+#[derive(Clone)]
+pub struct Services {
+    /// Who asks, and what they may do.
+    pub accounts: Accounts,
+    /// What users have read.
+    pub inbox: Inbox,
+    /// The way into the log.
+    pub publisher: Publisher,
+    /// The streams.
+    pub streams: Arc<Streams>,
+    /// Who is on a topic.
+    pub presence: Arc<Presence>,
+    /// The status of all nodes.
+    pub status: Arc<Status>,
+    /// Whether this node should get listeners.
+    pub readiness: Arc<Readiness>,
+    /// What is listed as it is stored.
+    pub store: Store,
+    /// Who may read and write which topics.
+    pub rules: TopicRules,
+    /// Tells open pages of changes.
+    pub notifier: Notifier,
+}
+
+/// The state of all handlers; each takes only its part.
+#[derive(Clone)]
 pub struct App {
-    node: Arc<Node>,
-    store: Store,
-    accounts: Accounts,
-    rules: TopicRules,
+    services: Services,
     pages: Pages,
     settings: Settings,
     watchers: Watchers,
     uploads: Uploads,
 }
 
+impl std::ops::Deref for App {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+/// Lets handlers take these parts of [`App`].
+macro_rules! parts {
+    ($($part:ty: $($field:ident).+),* $(,)?) => {
+        $(impl FromRef<App> for $part {
+            fn from_ref(app: &App) -> Self {
+                app.$($field).+.clone()
+            }
+        })*
+    };
+}
+
+parts!(
+    Accounts: services.accounts,
+    Inbox: services.inbox,
+    Publisher: services.publisher,
+    Arc<Presence>: services.presence,
+    Arc<Status>: services.status,
+    Arc<Readiness>: services.readiness,
+    Store: services.store,
+    TopicRules: services.rules,
+    Notifier: services.notifier,
+    Pages: pages,
+    Settings: settings,
+);
+
 /// All routes of a node.
-pub fn router(
-    node: Arc<Node>,
-    store: Store,
-    accounts: Accounts,
-    rules: TopicRules,
-    settings: Settings,
-) -> Result<Router, minijinja::Error> {
+pub fn router(services: Services, settings: Settings) -> Result<Router, minijinja::Error> {
     let pages = Pages::load(settings.examples)?;
     let (watchers, uploads) = (Watchers::default(), Uploads::default());
-    let app = App { node, store, accounts, rules, pages, settings, watchers, uploads };
+    let app = App { services, pages, settings, watchers, uploads };
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))
@@ -106,8 +160,8 @@ pub fn router(
         .route("/cluster", get(pages::cluster::show))
         .route("/account", get(pages::account::show))
         .route("/publish", get(pages::publish::show))
-        .route("/login", get(pages::login).post(session::sign_in_form))
-        .route("/logout", post(session::sign_out_form))
+        .route("/login", get(pages::session::show).post(pages::session::sign_in))
+        .route("/logout", post(pages::session::sign_out))
         .route("/static/{name}", get(pages::files::current))
         .route("/static/{version}/{name}", get(pages::files::versioned))
         .layer(CompressionLayer::new());

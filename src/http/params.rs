@@ -7,10 +7,10 @@ use axum::http::request::Parts;
 use url::form_urlencoded;
 
 use super::problem::Problem;
-use crate::accounts::Identity;
 use crate::event::{Invalid, Topic};
+use crate::identity::Identity;
+use crate::identity::topic_rules::TopicRules;
 use crate::store::{Filter, Reader};
-use crate::topic_rules::TopicRules;
 
 /// The most values of one repeatable parameter.
 const MAX_REPEATS: usize = 32;

@@ -8,15 +8,14 @@ use axum::extract::State;
 use super::auth::ListenerCaller;
 use super::params::Params;
 use super::problem::Problem;
+use crate::delivery::presence::{Presence, Present};
 use crate::event::Invalid;
-use crate::node::Node;
-use crate::node::presence::Present;
-use crate::topic_rules::TopicRules;
+use crate::identity::topic_rules::TopicRules;
 
 /// `GET /api/v1/presence`
 pub async fn show(
     ListenerCaller(identity): ListenerCaller,
-    State(node): State<Arc<Node>>,
+    State(presence): State<Arc<Presence>>,
     State(rules): State<TopicRules>,
     params: Params,
 ) -> Result<Json<Present>, Problem> {
@@ -24,5 +23,5 @@ pub async fn show(
     let [topic] = &reader.topics[..] else {
         return Err(Invalid::new("topic", "must stand once").into());
     };
-    Ok(Json(node.present(topic).await?))
+    Ok(Json(presence.present(topic).await?))
 }

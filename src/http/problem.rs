@@ -6,10 +6,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::accounts::AccountError;
 use crate::event::Invalid;
 use crate::event::draft::TOO_LARGE;
-use crate::publish::{PublishError, RETRY_AFTER};
+use crate::identity::AccountError;
+use crate::publishing::{PublishError, RETRY_AFTER};
 use crate::store::StoreError;
 use crate::ttl::TtlError;
 

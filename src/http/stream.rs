@@ -14,9 +14,9 @@ use super::auth::ListenerCaller;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::Connection;
+use crate::delivery::hub::{Refused, Subscription};
+use crate::delivery::stream::come_back_later;
 use crate::event::{Cursor, Invalid};
-use crate::hub::{Refused, Subscription};
-use crate::node::stream::come_back_later;
 
 /// How long a stream waits for a node that has not yet seen the log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub async fn open(
         Ok(ListenerCaller(identity)) => identity,
         // The store's refusal, too: a database that is being restored has no tables for a moment.
         Err(problem) if problem.status().is_server_error() => {
-            return Ok(later(app.node.streams.retry(), "the store is not reachable"));
+            return Ok(later(app.streams.retry(), "the store is not reachable"));
         }
         Err(problem) => return Err(problem),
     };
@@ -63,7 +63,7 @@ pub async fn open(
     let history = history(&params, &subscription)?;
     let begun = tokio::time::Instant::now();
     loop {
-        match app.node.streams.open(subscription.clone(), resume, history) {
+        match app.streams.open(subscription.clone(), resume, history) {
             Ok(stream) if aloud => return Ok(response(Body::new(stream.aloud()))),
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
@@ -74,7 +74,7 @@ pub async fn open(
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(Refused::NotReady) => {
-                return Ok(later(app.node.streams.retry(), "this node has not yet seen the log"));
+                return Ok(later(app.streams.retry(), "this node has not yet seen the log"));
             }
         }
     }

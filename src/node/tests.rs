@@ -1,9 +1,11 @@
 use super::*;
+use crate::account::{Credential, Role};
+use crate::delivery::hub::Subscription;
 use crate::event::{Audience, Expiry, NewEvent, Priority};
-use crate::hub::Subscription;
-use crate::store::{Filter, Reader, Role, StoreLimits};
+use crate::store::{Filter, Reader, StoreLimits};
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
+use std::time::Instant;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -12,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A node with a database of its own.
 struct World {
-    node: Arc<Node>,
+    node: Node,
     url: String,
     _folder: TempDir,
 }
@@ -24,9 +26,10 @@ impl World {
         let store = Store::open(&url, &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
         let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
-        let node = Node::start(store, "memory:", ttl, limits).unwrap();
+        let rules = TopicRules::new(Vec::new());
+        let node = Node::start(store, "memory:", ttl, rules, limits).unwrap();
         let world = Self { node, url, _folder: folder };
-        world.until("the node is ready", |node| node.unready().is_empty()).await;
+        world.until("the node is ready", |node| node.services.readiness.unready().is_empty()).await;
         world
     }
 
@@ -45,6 +48,12 @@ impl World {
     }
 }
 
+impl World {
+    fn clock(&self) -> &Clock {
+        self.node.services.status.clock()
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.node.stop();
@@ -55,15 +64,15 @@ impl Drop for World {
 async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
     let world = World::new(NodeLimits::default()).await;
     world.execute("update log_state set floor = 'nonsense'").await;
-    world.until("the damage is noticed", |node| !node.unready().is_empty()).await;
+    world.until("the damage is noticed", |node| !node.services.readiness.unready().is_empty()).await;
     world.execute("update log_state set floor = 0").await;
-    world.until("the node is ready again", |node| node.unready().is_empty()).await;
+    world.until("the node is ready again", |node| node.services.readiness.unready().is_empty()).await;
 }
 
 #[tokio::test]
 async fn whoever_has_a_page_open_uses_their_session() {
     let world = World::new(NodeLimits::default()).await;
-    let (store, secret) = (&world.node.store, [1; 32]);
+    let (store, secret) = (&world.node.services.store, [1; 32]);
     let user = store.create_user("me", "hash", Role::Listener).await.unwrap().id;
     store.create_session(user, &secret, Duration::from_secs(600), "").await.unwrap();
     world.execute("update sessions set created_at = created_at - 200000").await;
@@ -75,8 +84,9 @@ async fn whoever_has_a_page_open_uses_their_session() {
         name: "me".into(),
         wants_presence: false,
     };
-    let _stream = world.node.streams.open(subscription, None, None).unwrap();
-    housekeeping::note_use(world.node.clone()).await;
+    let _stream = world.node.services.streams.open(subscription, None, None).unwrap();
+    let (hub, store) = (world.node.hub.clone(), store.clone());
+    Sweep { hub, store: store.clone(), limits: SweepLimits::default() }.note_use().await;
     let session = store.session_by_secret(&secret).await.unwrap().unwrap();
     assert!(session.seen_at - session.created_at >= 200_000, "{session:?}");
 }
@@ -84,9 +94,9 @@ async fn whoever_has_a_page_open_uses_their_session() {
 /// Nobody's own clock decides what is old.
 #[tokio::test]
 async fn retention_goes_by_the_databases_clock() {
-    let retire_every = Duration::from_millis(20);
-    let reconcile_every = Duration::from_secs(3_600);
-    let world = World::new(NodeLimits { retire_every, reconcile_every, ..NodeLimits::default() }).await;
+    let retention_every = Duration::from_millis(20);
+    let poll_every = Duration::from_secs(3_600);
+    let world = World::new(NodeLimits { retention_every, poll_every, ..NodeLimits::default() }).await;
     let event = NewEvent {
         id: Uuid::now_v7(),
         event_type: "test".parse().unwrap(),
@@ -98,9 +108,9 @@ async fn retention_goes_by_the_databases_clock() {
         publisher: 1,
         idempotency: None,
     };
-    let position = world.node.store.append(&[event]).await.unwrap().events[0].position;
-    let far = world.node.clock.now() + 100 * 365 * 86_400_000;
-    world.node.clock.set(far);
-    world.until("the node asks what time it is", |node| node.clock.now() < far).await;
-    assert!(world.node.store.event_at(position).await.unwrap().is_some(), "it was removed as old");
+    let position = world.node.services.store.append(&[event]).await.unwrap().events[0].position;
+    let far = world.clock().now() + 100 * 365 * 86_400_000;
+    world.clock().set(far);
+    world.until("the node asks what time it is", |node| node.services.status.clock().now() < far).await;
+    assert!(world.node.services.store.event_at(position).await.unwrap().is_some(), "it was removed as old");
 }

@@ -15,6 +15,7 @@
 //! Chosen by URL: `sqlite:path` or `postgres://…`. One conformance suite (`tests/store_conformance.rs`) runs
 //! against both.
 
+pub mod clock;
 mod postgres;
 mod schema;
 mod sqlite;
@@ -25,9 +26,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
 use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Topic, UserId};
 pub use schema::Schema;
 pub use types::*;
+
+/// How often it is noted that a session is in use.
+pub const SEEN_EVERY: Duration = Duration::from_secs(300);
 
 /// Bounds on what the store may cost.
 #[derive(Debug, Clone)]
@@ -219,8 +224,8 @@ impl Store {
 
     /// Removes the oldest events that were committed before `before`, at most `limit`, always a prefix of the
     /// log, with their receipts; and sessions and tokens that ended before it. Gives how many events went.
-    pub async fn retire(&self, before: Millis, limit: u32) -> Result<u64> {
-        forward!(self.retire(before, limit))
+    pub async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
+        forward!(self.remove_before(before, limit))
     }
 
     /// Adds a user. `password_hash` is a PHC string.
@@ -323,8 +328,8 @@ impl Store {
     }
 
     /// Ends a session of `user`'s by what it is called; gives its secret's hash if there was one.
-    pub async fn end_session_called(&self, user: UserId, id: Uuid) -> Result<Option<SecretHash>> {
-        forward!(self.end_session_called(user, id))
+    pub async fn end_session_by_id(&self, user: UserId, id: Uuid) -> Result<Option<SecretHash>> {
+        forward!(self.end_session_by_id(user, id))
     }
 
     /// Ends all of `user`'s sessions but one; gives the hashes of those ended.
@@ -332,9 +337,9 @@ impl Store {
         forward!(self.end_other_sessions(user, keep))
     }
 
-    /// Those of `credentials` that no longer permit anything.
-    pub async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
-        forward!(self.lapsed(credentials))
+    /// Those of `credentials` that are revoked or expired.
+    pub async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
+        forward!(self.ended_of(credentials))
     }
 }
 

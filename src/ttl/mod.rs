@@ -9,7 +9,7 @@
 //!   A set holds `max_members`; when more enter, those that end first leave. No expirations are told of sets.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!
-//! Chosen by URL: `memory:`, or one of [`crate::redis_server`]: `redis://…`, `redis+sentinel://…`,
+//! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
 //! `redis+cluster://…`. One conformance suite (`tests/ttl_conformance/`) runs against all.
 
 mod memory;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::event::Millis;
-use crate::redis_server::is_redis;
+use crate::redis::is_redis;
 
 /// Bounds on what expiring keys may cost.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Taken, TtlError, TtlLimits};
 use crate::event::Millis;
-use crate::redis_server::{Backoff, Failure, Links, Listening, RedisServers, Timing};
+use crate::redis::{Backoff, Failure, Links, Listening, RedisServers, Timing};
 
 /// Before every key in Redis, behind the namespace.
 const KEY_PREFIX: &str = "ttl:";

@@ -245,7 +245,8 @@ async fn an_upload_whose_node_is_killed_does_not_stand_still_for_ever() {
     browser.assert_quiet(&[]);
 }
 
-const SCOPES: [carillon::store::Scope; 2] = [carillon::store::Scope::Publish, carillon::store::Scope::Listen];
+const SCOPES: [carillon::account::Scope; 2] =
+    [carillon::account::Scope::Publish, carillon::account::Scope::Listen];
 
 /// A `carillon publish --lines` as the page names it. Ends when its input does.
 fn follow_into(topic: &str, server: &str, token: &str) -> Child {

@@ -12,7 +12,7 @@ mod site;
 #[path = "../support/mod.rs"]
 mod support;
 
-use carillon::store::Role;
+use carillon::account::Role;
 use chromium::{Browser, Relay, until_listeners};
 use serde_json::{Value, json};
 use site::Site;

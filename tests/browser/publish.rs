@@ -1,6 +1,6 @@
 //! The page to publish with.
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use serde_json::{Value, json};
 
 use crate::chromium::Tab;

@@ -1,6 +1,6 @@
 //! What the tests look at: nodes, the people who use them, and a browser.
 
-use carillon::store::Role;
+use carillon::account::Role;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

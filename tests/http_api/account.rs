@@ -1,6 +1,6 @@
 //! One's own account: sessions, tokens, password.
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ pub async fn sessions_are_told_apart_and_ended(setup: Setup) {
     }
     let shown = serde_json::to_string(&sessions).unwrap();
     let secret = there.split('=').nth(1).unwrap();
-    let hash = carillon::accounts::hex(&carillon::accounts::hash_secret(secret));
+    let hash = carillon::identity::hex(&carillon::identity::hash_secret(secret));
     assert!(!shown.contains(secret) && !shown.contains(&hash), "{shown}");
 
     let one = |session: &Value| format!("{SESSIONS}/{}", session["id"].as_str().unwrap());
@@ -165,7 +165,7 @@ pub async fn tokens_are_made_shown_once_and_revoked(setup: Setup) {
 
     let user = setup.people.store().user_by_name("rival").await.unwrap().unwrap().0.id;
     for number in 0..100 - (before + 1) {
-        let hash = carillon::accounts::hash_secret(&format!("{number}"));
+        let hash = carillon::identity::hash_secret(&format!("{number}"));
         setup.people.store().create_token(user, "many", &hash, &[Scope::Listen], None).await.unwrap();
     }
     send(make(json!({ "name": "too many", "scopes": ["listen"] }))).await.expect_problem(409, "");

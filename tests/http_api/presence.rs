@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carillon::store::{Role, Scope};
+use carillon::account::{Role, Scope};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 

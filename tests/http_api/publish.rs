@@ -1,6 +1,6 @@
 //! Publishing: receipts, keys, mistakes, batches.
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use reqwest::RequestBuilder;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Topics: who may read and write them, by the default rules of a node.
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use serde_json::{Value, json};
 
 use crate::setup::{Answer, Setup, send};

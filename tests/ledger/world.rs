@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use carillon::store::Role;
+use carillon::account::Role;
 
 use crate::proxy::Proxy;
 use crate::support::node::{Node, People};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use carillon::store::{Credential, Role, Scope, SecretHash, Store, StoreError};
+use carillon::account::{Credential, Role, Scope, SecretHash};
+use carillon::store::{Store, StoreError};
 
 use super::*;
 
@@ -73,13 +74,13 @@ pub async fn tokens_end_by_time_and_by_revocation(store: &Store) {
     assert!(store.token_by_secret(&secret(2)).await.unwrap().is_none());
     assert!(store.token_by_secret(&secret(9)).await.unwrap().is_none());
     let ids = [lasting.id, brief.id].map(Credential::Token);
-    assert_eq!(store.lapsed(&ids).await.unwrap(), [ids[1]]);
+    assert_eq!(store.ended_of(&ids).await.unwrap(), [ids[1]]);
     assert_eq!(store.revoke_token(lasting.id, Some(other)).await.unwrap(), None, "it is not theirs");
     assert_eq!(store.revoke_token(brief.id, None).await.unwrap(), None, "it has ended");
     assert_eq!(store.revoke_token(lasting.id, Some(me)).await.unwrap(), Some(secret(1)));
     assert_eq!(store.revoke_token(lasting.id, None).await.unwrap(), None, "it was valid only until now");
     assert!(store.token_by_secret(&secret(1)).await.unwrap().is_none());
-    assert_eq!(store.lapsed(&ids).await.unwrap().len(), 2);
+    assert_eq!(store.ended_of(&ids).await.unwrap().len(), 2);
     let mine: Vec<String> =
         store.tokens(Some(me), 10).await.unwrap().into_iter().map(|token| token.name).collect();
     assert_eq!(mine, ["brief", "lasting"], "newest first, ended ones too");
@@ -105,13 +106,13 @@ pub async fn sessions_end_by_time_and_by_word(store: &Store) {
     until_past(store, brief.expires_at).await;
     assert!(store.session_by_secret(&secret(2)).await.unwrap().is_none());
     let all = [1, 2, 7].map(|number| Credential::Session(secret(number)));
-    let mut lapsed = store.lapsed(&all).await.unwrap();
+    let mut lapsed = store.ended_of(&all).await.unwrap();
     lapsed.sort_unstable();
     assert_eq!(lapsed, all[1..]);
-    assert!(store.lapsed(&[]).await.unwrap().is_empty());
+    assert!(store.ended_of(&[]).await.unwrap().is_empty());
     assert!(store.end_session(&secret(1)).await.unwrap());
     assert!(!store.end_session(&secret(1)).await.unwrap());
-    assert_eq!(store.lapsed(&all).await.unwrap().len(), 3);
+    assert_eq!(store.ended_of(&all).await.unwrap().len(), 3);
 }
 
 pub async fn tokens_are_listed_while_they_are_valid(store: &Store) {
@@ -159,9 +160,9 @@ pub async fn sessions_are_told_apart_and_ended(store: &Store) {
     store.touch_sessions(&[secret(1)], Duration::ZERO).await.unwrap();
     assert_eq!(listed(Some(me), 1).await, [ids[0]]);
 
-    assert_eq!(store.end_session_called(other, ids[0]).await.unwrap(), None, "it is not theirs");
-    assert_eq!(store.end_session_called(me, ids[0]).await.unwrap(), Some(secret(1)));
-    assert_eq!(store.end_session_called(me, ids[0]).await.unwrap(), None);
+    assert_eq!(store.end_session_by_id(other, ids[0]).await.unwrap(), None, "it is not theirs");
+    assert_eq!(store.end_session_by_id(me, ids[0]).await.unwrap(), Some(secret(1)));
+    assert_eq!(store.end_session_by_id(me, ids[0]).await.unwrap(), None);
     assert!(store.session_by_secret(&secret(1)).await.unwrap().is_none());
     let mut ended = store.end_other_sessions(me, &secret(3)).await.unwrap();
     ended.retain(|hash| *hash != secret(5));

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use carillon::account::Role;
 use carillon::event::{Audience, Expiry, NewEvent, Position, Priority};
-use carillon::store::{Filter, Role, Store};
+use carillon::store::{Filter, Store};
 use rand::RngExt as _;
 use uuid::Uuid;
 
@@ -280,13 +281,13 @@ pub async fn retention_removes_a_prefix_and_the_head_stays(store: &Store) {
     let cut = old[9].created_at + 1;
     until_past(store, cut).await;
     let young = add(store, event()).await;
-    assert_eq!(store.retire(old[0].created_at, 100).await.unwrap(), 0, "nothing is that old");
-    assert_eq!(store.retire(cut, 4).await.unwrap(), 4);
+    assert_eq!(store.remove_before(old[0].created_at, 100).await.unwrap(), 0, "nothing is that old");
+    assert_eq!(store.remove_before(cut, 4).await.unwrap(), 4);
     assert_eq!(store.log_state().await.unwrap().floor, old[3].position);
     let rest: Vec<Position> = old[4..].iter().map(|event| event.position).chain([young]).collect();
     assert_eq!(replay(store, &reader(me, &[]), &Filter::default()).await, rest);
-    assert_eq!(store.retire(cut, 100).await.unwrap(), 6);
-    assert_eq!(store.retire(i64::MAX, 100).await.unwrap(), 1);
+    assert_eq!(store.remove_before(cut, 100).await.unwrap(), 6);
+    assert_eq!(store.remove_before(i64::MAX, 100).await.unwrap(), 1);
     let state = store.log_state().await.unwrap();
     assert_eq!((state.floor, state.head), (young, young), "the head stays although nothing is left");
     let next = append(store, &[event()]).await;

@@ -7,8 +7,9 @@ mod postgres;
 #[path = "../support/mod.rs"]
 mod support;
 
+use carillon::account::Role;
 use carillon::event::{Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Topic, UserId};
-use carillon::store::{Appended, Filter, Reader, Role, Schema, Store, StoreLimits};
+use carillon::store::{Appended, Filter, Reader, Schema, Store, StoreLimits};
 use sqlx::Connection as _;
 use tempfile::TempDir;
 use uuid::Uuid;

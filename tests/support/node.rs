@@ -4,8 +4,10 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use carillon::accounts::Accounts;
-use carillon::store::{Role, Scope, Store, StoreLimits};
+use carillon::account::{Role, Scope};
+use carillon::bus::Notifier;
+use carillon::identity::Accounts;
+use carillon::store::{Store, StoreLimits};
 use carillon::ttl::{Ttl, TtlLimits};
 use serde_json::{Value, json};
 
@@ -165,7 +167,11 @@ impl People {
     pub async fn new(store_url: &str) -> Self {
         let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
-        let accounts = Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default()).unwrap());
+        let accounts = Accounts::new(
+            store.clone(),
+            Ttl::open("memory:", &TtlLimits::default()).unwrap(),
+            Notifier::without_bus(),
+        );
         let mut people = Self { store, accounts, publisher: String::new() };
         people.publisher = people.add("publisher", Role::Publisher).await;
         people

@@ -8,8 +8,9 @@ use minijinja::value::Serde;
 use super::super::account::{LISTED_SESSIONS, MAX_TOKENS, ShownSession, ShownToken};
 use super::super::problem::Problem;
 use super::{Pages, Visitor};
+use crate::account::Role;
 use crate::event::frame::rfc3339;
-use crate::store::{Role, Store};
+use crate::store::Store;
 
 /// `GET /account`
 pub async fn show(visitor: Visitor, State(pages): State<Pages>, State(store): State<Store>) -> Response {

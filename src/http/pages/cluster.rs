@@ -11,15 +11,16 @@ use super::super::account::{LISTED_SESSIONS, ShownSession};
 use super::super::admin::{DEFAULT_PAGE, tokens_after, users_after};
 use super::super::problem::Problem;
 use super::{Pages, Visitor};
-use crate::node::Node;
-use crate::store::{Role, Store};
+use crate::account::Role;
+use crate::cluster::Status;
+use crate::store::Store;
 
 /// `GET /cluster`
 pub async fn show(
     visitor: Visitor,
     State(pages): State<Pages>,
     State(store): State<Store>,
-    State(node): State<Arc<Node>>,
+    State(status): State<Arc<Status>>,
 ) -> Response {
     let read = async {
         let identity = visitor.signed_in(Role::Admin)?;
@@ -34,7 +35,7 @@ pub async fn show(
     };
     let sessions: Vec<_> = sessions.iter().map(|s| ShownSession::of(s, identity.session)).collect();
     let values = context! {
-        cluster => Serde(&*node.cluster().await),
+        cluster => Serde(&*status.all().await),
         users => Serde(&users),
         tokens => Serde(&tokens),
         sessions => Serde(&sessions),

@@ -8,8 +8,8 @@ use super::super::examples::MAX_BYTES;
 use super::super::params::Params;
 use super::super::problem::Problem;
 use super::{Pages, Visitor, files};
-use crate::accounts::Identity;
 use crate::event::{Invalid, Topic};
+use crate::identity::Identity;
 
 /// Where the navigation says a visitor is.
 const HERE: &str = "/examples";

@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 use sha2::{Digest as _, Sha256};
 
 use super::super::problem::Problem;
-use crate::accounts::hex;
+use crate::identity::hex;
 
 #[derive(RustEmbed)]
 #[folder = "static/"]

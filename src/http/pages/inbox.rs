@@ -11,22 +11,23 @@ use super::words::Words;
 use super::{Pages, Visitor};
 use crate::event::Audience;
 use crate::event::frame::rfc3339;
-use crate::store::{InboxEntry, Store};
-use crate::topic_rules::TopicRules;
+use crate::identity::topic_rules::TopicRules;
+use crate::reading::Inbox;
+use crate::store::InboxEntry;
 
 /// `GET /`: the inbox.
 pub async fn show(
     Visitor(identity): Visitor,
     State(pages): State<Pages>,
-    State(store): State<Store>,
+    State(inbox): State<Inbox>,
     State(rules): State<TopicRules>,
     params: Params,
 ) -> Response {
     let read = async {
-        let page = page(&store, &rules, &identity, &params).await?;
+        let page = page(&inbox, &rules, &identity, &params).await?;
         // Of all that the page listens to, whatever it is filtered by.
         let reader = params.reader(&identity, &rules)?;
-        let counts = store.unread_counts(&reader, 1_000).await?;
+        let counts = inbox.unread_counts(&reader, 1_000).await?;
         Ok::<_, Problem>((page, counts.iter().map(|(_, count)| count).sum::<i64>()))
     };
     let (page, unread) = match read.await {

@@ -6,6 +6,7 @@ pub mod examples;
 pub mod files;
 pub mod inbox;
 pub mod publish;
+pub mod session;
 mod words;
 
 use std::sync::Arc;
@@ -19,11 +20,9 @@ use rust_embed::RustEmbed;
 use url::form_urlencoded;
 
 use super::auth::ListenerCaller;
-use super::params::Params;
 use super::problem::Problem;
-use super::session::local_path;
-use crate::accounts::{Accounts, Identity};
-use crate::store::Role;
+use crate::account::Role;
+use crate::identity::{Accounts, Identity};
 
 #[derive(RustEmbed)]
 #[folder = "templates/"]
@@ -146,12 +145,6 @@ where
             Err(problem) => Err(Pages::from_ref(state).error(&problem)),
         }
     }
-}
-
-/// `GET /login`
-pub async fn login(State(pages): State<Pages>, params: Params) -> Response {
-    let next = params.one("next").ok().flatten().unwrap_or("/");
-    pages.login(None, "", local_path(next))
 }
 
 /// What is at no address: a page for people, a problem for programs.

@@ -5,7 +5,7 @@ use axum::response::Response;
 use minijinja::context;
 
 use super::{Pages, Visitor};
-use crate::store::Role;
+use crate::account::Role;
 
 /// `GET /publish`: for publishers.
 pub async fn show(visitor: Visitor, State(pages): State<Pages>) -> Response {

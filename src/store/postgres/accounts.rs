@@ -8,8 +8,9 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::{Failure, PostgresStore, code, millis};
+use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
 use crate::event::UserId;
-use crate::store::{Credential, Result, Role, Scope, SecretHash, Session, StoreError, Token, User};
+use crate::store::{Result, StoreError};
 
 /// SQLSTATE: a value that must be unique is there already.
 const UNIQUE_VIOLATION: &str = "23505";
@@ -267,7 +268,7 @@ impl PostgresStore {
         Ok(self.within(async |c| query.execute(c).await).await?.rows_affected() > 0)
     }
 
-    pub(in crate::store) async fn end_session_called(
+    pub(in crate::store) async fn end_session_by_id(
         &self,
         user: UserId,
         id: Uuid,
@@ -287,7 +288,7 @@ impl PostgresStore {
         Ok(self.within(async |c| query.fetch_all(c).await).await?)
     }
 
-    pub(in crate::store) async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
+    pub(in crate::store) async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
         let session = |c: &Credential| if let Credential::Session(secret) = c { Some(*secret) } else { None };
         let token = |c: &Credential| if let Credential::Token(id) = c { Some(*id) } else { None };
         let secrets: Vec<SecretHash> = credentials.iter().filter_map(session).collect();

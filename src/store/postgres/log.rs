@@ -205,7 +205,7 @@ impl PostgresStore {
         Ok(row.as_ref().map(event_of).transpose().map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn retire(&self, before: Millis, limit: u32) -> Result<u64> {
+    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
         Ok(self.within(async |c| retire(c, before, i64::from(limit)).await).await?)
     }
 }

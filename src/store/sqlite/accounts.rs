@@ -7,8 +7,9 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{SqliteStore, failed, list, now};
+use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
 use crate::event::{Millis, UserId};
-use crate::store::{Credential, Result, Role, Scope, SecretHash, Session, StoreError, Token, User};
+use crate::store::{Result, StoreError};
 
 macro_rules! user_columns {
     () => {
@@ -251,7 +252,7 @@ impl SqliteStore {
         Ok(query.execute(&self.writer).await.map_err(failed)?.rows_affected() > 0)
     }
 
-    pub(in crate::store) async fn end_session_called(
+    pub(in crate::store) async fn end_session_by_id(
         &self,
         user: UserId,
         id: Uuid,
@@ -271,7 +272,7 @@ impl SqliteStore {
         Ok(hashes(query.fetch_all(&self.writer).await.map_err(failed)?))
     }
 
-    pub(in crate::store) async fn lapsed(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
+    pub(in crate::store) async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
         let mut lapsed = Vec::new();
         for credential in credentials {
             let is_valid = match credential {

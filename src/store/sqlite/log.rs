@@ -175,7 +175,7 @@ impl SqliteStore {
         }
     }
 
-    pub(in crate::store) async fn retire(&self, before: Millis, limit: u32) -> Result<u64> {
+    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
         let mut connection = self.writer.acquire().await.map_err(failed)?;
         retire(&mut connection, before, i64::from(limit)).await.map_err(failed)
     }

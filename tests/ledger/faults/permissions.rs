@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carillon::store::Scope;
+use carillon::account::Scope;
 use serde_json::json;
 
 use crate::ledger::{Ended, Ending};

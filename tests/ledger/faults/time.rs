@@ -83,7 +83,7 @@ async fn retention_passes_a_listener_who_is_away() {
     run.clients[0].set_pace(Pace::Away);
     run.calm(2.0).await;
     let store = run.world.people.store();
-    let removed = store.retire(store.log_state().await.unwrap().now, 100_000).await.unwrap();
+    let removed = store.remove_before(store.log_state().await.unwrap().now, 100_000).await.unwrap();
     assert!(removed > 50, "only {removed} events were removed");
     run.calm(1.0).await;
     run.clients[0].set_pace(Pace::Full);

@@ -1,7 +1,6 @@
 use super::*;
 use crate::bus::BusLimits;
 use crate::event::{Expiry, Priority};
-use crate::hub::HubLimits;
 use crate::store::StoreLimits;
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
@@ -25,14 +24,13 @@ async fn start(store_url: &str, limits: &PublishLimits) -> (Publisher, JoinSet<(
 
 /// The publisher of a node that has delivered everything up to `applied`.
 async fn start_at(store: Store, applied: Position, limits: &PublishLimits) -> (Publisher, JoinSet<()>) {
-    let hub = Arc::new(Hub::new(HubLimits::default(), |_| {}));
+    let applied = Arc::new(AtomicI64::new(applied));
     let history = store.log_state().await.unwrap().epoch;
-    hub.lock().begin(&history, 0, applied);
     let (bus, _) = Bus::open("memory:", &BusLimits::default()).unwrap();
     let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
     let mut tasks = JoinSet::new();
     let epoch = watch::channel(Some(history)).1;
-    (Publisher::start(&mut tasks, store, hub, bus, ttl, epoch, limits), tasks)
+    (Publisher::start(&mut tasks, store, applied, bus, ttl, epoch, limits), tasks)
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Streams;
+use crate::delivery::hub::{Fence, Listener};
 use crate::event::{Delivery, Event, Millis, Priority};
-use crate::hub::{Fence, Listener};
 use crate::store::{InboxOrder, InboxQuery, Reader, StoreError};
 
 /// The history of a stream's topics, ready to leave: the oldest first.

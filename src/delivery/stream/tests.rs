@@ -1,7 +1,8 @@
 use super::*;
+use crate::account::Credential;
+use crate::delivery::hub::HubLimits;
 use crate::event::{Audience, Delivery, Event, Expiry, NewEvent, Priority, Topic};
-use crate::hub::HubLimits;
-use crate::store::{Credential, Filter, Reader, StoreLimits};
+use crate::store::{Filter, Reader, StoreLimits};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -181,14 +182,14 @@ async fn what_retention_removes_during_a_replay_is_told() {
     let begin = until(&mut stream, "first").await;
     assert!(!begin.contains("second"), "{begin}");
     let far = world.store.log_state().await.unwrap().now + 1;
-    assert_eq!(world.store.retire(far, 3).await.unwrap(), 3);
+    assert_eq!(world.store.remove_before(far, 3).await.unwrap(), 3);
     let rest = until(&mut stream, "reset").await;
     assert!(rest.contains(r#""reason":"retention""#), "{rest}");
     world.publish("after").await;
     let rest = until(&mut stream, "after").await;
     assert!(rest.contains("-5\ndata:"), "{rest}");
 
-    assert_eq!(world.store.retire(far + 3_600_000, 3).await.unwrap(), 2);
+    assert_eq!(world.store.remove_before(far + 3_600_000, 3).await.unwrap(), 2);
     let mut empty = world.open(Some("1")).await;
     until(&mut empty, r#""reason":"retention""#).await;
 }

@@ -15,9 +15,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
+use crate::account::Credential;
 use crate::event::frame::control_body;
 use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
-use crate::store::Credential;
 pub use listener::{Closing, Item, Listener, Subscription, Taken};
 pub use presence::Changes;
 
@@ -63,7 +63,7 @@ pub enum Interest {
 /// Who listens on this node; see the module.
 pub struct Hub {
     routing: Mutex<Routing>,
-    applied: AtomicI64,
+    applied: Arc<AtomicI64>,
     limits: HubLimits,
     on_interest: Box<dyn Fn(Interest) + Send + Sync>,
     on_presence: Notify,
@@ -133,7 +133,7 @@ impl Hub {
         };
         Self {
             routing: Mutex::new(routing),
-            applied: AtomicI64::new(0),
+            applied: Arc::default(),
             limits,
             on_interest: Box::new(on_interest),
             on_presence: Notify::new(),
@@ -150,6 +150,11 @@ impl Hub {
     /// The last position handed to listeners. Everything up to it is already in their queues.
     pub fn applied(&self) -> Position {
         self.applied.load(Ordering::Acquire)
+    }
+
+    /// The same, for those who need nothing else of the hub.
+    pub fn applied_cell(&self) -> Arc<AtomicI64> {
+        self.applied.clone()
     }
 
     /// Registers a listener; from the fence on, what is for it reaches its queue.
@@ -418,9 +423,9 @@ impl Routing {
     }
 }
 
-/// When listeners are looked after.
+/// When the sweep does what to a stream.
 #[derive(Debug, Clone)]
-pub struct CareLimits {
+pub struct SweepLimits {
     /// A stream that has been quiet this long gets a heartbeat.
     pub heartbeat_every: Duration,
     /// A stream with something to take that takes nothing for this long is closed.
@@ -429,7 +434,7 @@ pub struct CareLimits {
     pub max_age: Duration,
 }
 
-impl Default for CareLimits {
+impl Default for SweepLimits {
     fn default() -> Self {
         Self {
             heartbeat_every: Duration::from_secs(15),

@@ -1,19 +1,19 @@
-//! What waits for its turn, by position, with its count and bytes known.
+//! Items that arrived before their turn, by position, with their count and bytes known.
 
 use std::collections::BTreeMap;
 
 use crate::event::Position;
 
-/// Items by position. Whoever inserts drops what is over the bounds, from the end that matters less.
+/// Items by position. The caller evicts after inserting, from the end that matters less.
 #[derive(Debug)]
-pub(super) struct Waiting<T> {
+pub(super) struct ReorderBuffer<T> {
     items: BTreeMap<Position, (usize, T)>,
     bytes: usize,
     max_items: usize,
     max_bytes: usize,
 }
 
-impl<T> Waiting<T> {
+impl<T> ReorderBuffer<T> {
     pub(super) fn new(max_items: usize, max_bytes: usize) -> Self {
         Self { items: BTreeMap::new(), bytes: 0, max_items, max_bytes }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Streams;
-use crate::event::backlog::leave_order;
+use crate::delivery::hub::Listener;
+use crate::event::leave_order::leave_order;
 use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
 use crate::failpoint::is_armed;
-use crate::hub::Listener;
 use crate::store::{Filter, Page, StoreError};
 
 impl Streams {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::waiting::Waiting;
+use super::reorder_buffer::ReorderBuffer;
 use crate::bus::message::Announcement;
 use crate::event::{Audience, Delivery, Position, UserId};
 
@@ -66,8 +66,8 @@ pub struct Sequencer {
     /// The highest head heard of. Final, so the store may be read up to it.
     head: Position,
     /// By `previous`, with the moment it came.
-    pending: Waiting<(Moment, Announcement)>,
-    payloads: Waiting<Arc<Delivery>>,
+    pending: ReorderBuffer<(Moment, Announcement)>,
+    payloads: ReorderBuffer<Arc<Delivery>>,
     /// When the store last told a head that nothing else had told.
     head_since: Moment,
     /// The bus may be losing messages: do not wait for it.
@@ -80,8 +80,8 @@ impl Sequencer {
     /// Begins where everything up to `applied` is done.
     pub fn new(limits: SequencerLimits, applied: Position) -> Self {
         Self {
-            pending: Waiting::new(limits.pending, limits.bytes),
-            payloads: Waiting::new(limits.payloads, limits.bytes),
+            pending: ReorderBuffer::new(limits.pending, limits.bytes),
+            payloads: ReorderBuffer::new(limits.payloads, limits.bytes),
             limits,
             applied,
             head: applied,
@@ -250,7 +250,7 @@ type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);
 fn complete(
     announcement: &Announcement,
     applied: Position,
-    payloads: &Waiting<Arc<Delivery>>,
+    payloads: &ReorderBuffer<Arc<Delivery>>,
     concerns: impl Fn(&Audience) -> bool,
 ) -> Option<Complete> {
     let mut events: BTreeMap<Position, Arc<Delivery>> = announcement
@@ -271,5 +271,4 @@ fn complete(
 }
 
 #[cfg(test)]
-#[path = "sequencer_tests.rs"]
 mod tests;

@@ -17,11 +17,11 @@ use serde::Serialize;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::sleep_until;
 
-use super::Node;
+use super::hub::{Changes, Hub};
+use crate::bus::Bus;
 use crate::bus::message::{Message, Notice, topic_channel};
 use crate::event::Topic;
 use crate::event::frame::control_body;
-use crate::hub::Changes;
 use crate::ttl::{Ttl, TtlError};
 use room::{Change, MAX_PLACES, Name, Room};
 
@@ -82,8 +82,15 @@ impl Present {
     }
 }
 
-/// The way to the task that looks after presence.
-pub(super) struct Presence {
+/// Who is present, and the way to the task that keeps it so.
+pub struct Presence {
+    hub: Arc<Hub>,
+    ttl: Ttl,
+    bus: Bus,
+    /// This node's name.
+    node: String,
+    /// How long a node's users count as present after it last said so.
+    lifetime: Duration,
     heard: mpsc::Sender<Heard>,
     /// Words were lost, or the sets may have been emptied: everything is entered and read again.
     doubted: Notify,
@@ -92,9 +99,11 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    pub(super) fn new() -> Self {
+    /// Of the listeners of `hub`, on the node called `node`, whose entries last `lifetime`.
+    pub fn new(hub: Arc<Hub>, ttl: Ttl, bus: Bus, node: String, lifetime: Duration) -> Self {
         let (heard, inbox) = mpsc::channel(QUEUE);
-        Self { heard, doubted: Notify::new(), inbox: Mutex::new(Some(inbox)) }
+        let (doubted, inbox) = (Notify::new(), Mutex::new(Some(inbox)));
+        Self { hub, ttl, bus, node, lifetime, heard, doubted, inbox }
     }
 
     /// Another node said something.
@@ -109,9 +118,7 @@ impl Presence {
     pub(super) fn doubt(&self) {
         self.doubted.notify_one();
     }
-}
 
-impl Node {
     /// Who is on a topic, by the shared set and by who listens here.
     pub async fn present(&self, topic: &Topic) -> Result<Present, TtlError> {
         let places = places(&self.ttl, topic).await?;
@@ -171,25 +178,23 @@ struct Own {
 }
 
 struct Keeper {
-    node: Arc<Node>,
-    lifetime: Duration,
+    presence: Arc<Presence>,
     rooms: HashMap<Topic, Watched>,
     enter_at: Instant,
 }
 
 /// Looks after presence until the node ends.
-pub(super) async fn run(node: Arc<Node>) {
-    let inbox = node.presence.inbox.lock().await.take();
+pub async fn run(presence: Arc<Presence>) {
+    let inbox = presence.inbox.lock().await.take();
     let Some(mut inbox) = inbox else { return };
-    let lifetime = node.limits.presence_lifetime;
-    let enter_at = Instant::now() + lifetime / ENTRIES;
-    let mut keeper = Keeper { node: node.clone(), lifetime, rooms: HashMap::new(), enter_at };
+    let enter_at = Instant::now() + presence.lifetime / ENTRIES;
+    let mut keeper = Keeper { presence: presence.clone(), rooms: HashMap::new(), enter_at };
     let mut ran = Instant::now() - TICK;
     loop {
         let mut first = None;
         tokio::select! {
-            () = node.hub.presence_changed() => {}
-            () = node.presence.doubted.notified() => keeper.doubt(),
+            () = presence.hub.presence_changed() => {}
+            () = presence.doubted.notified() => keeper.doubt(),
             heard = inbox.recv() => first = heard,
             () = sleep_until(keeper.wake_at().into()) => {}
         }
@@ -224,13 +229,13 @@ impl Keeper {
     async fn turn(&mut self, heard: Vec<Heard>) {
         let now = Instant::now();
         for Heard { topic, node, joined, left } in heard {
-            if node != self.node.name
+            if node != self.presence.node
                 && let Some(watched) = self.rooms.get_mut(&topic)
             {
                 watched.room.heard(&node, &joined, &left);
             }
         }
-        let changes = self.node.hub.take_presence();
+        let changes = self.presence.hub.take_presence();
         let own = self.own(&changes, now);
         self.enter_and_leave(own, now).await;
         self.read(now).await;
@@ -242,7 +247,7 @@ impl Keeper {
     fn own(&mut self, changes: &Changes, now: Instant) -> HashMap<Topic, Own> {
         let mut own: HashMap<Topic, Own> = HashMap::new();
         for topic in &changes.topics {
-            let names = self.node.hub.names_on(topic);
+            let names = self.presence.hub.names_on(topic);
             if names.is_empty() && !self.rooms.contains_key(topic) {
                 continue;
             }
@@ -275,20 +280,20 @@ impl Keeper {
             }
         }
         if is_time {
-            self.enter_at = now + self.lifetime / ENTRIES;
+            self.enter_at = now + self.presence.lifetime / ENTRIES;
         }
         own
     }
 
     /// The set first, then the word: who hears it and reads then finds the same.
     async fn enter_and_leave(&mut self, own: HashMap<Topic, Own>, now: Instant) {
-        let member = |name: &Name| format!("{} {name}", self.node.name);
+        let member = |name: &Name| format!("{} {name}", self.presence.node);
         let writes: Vec<_> = own
             .iter()
             .map(|(topic, own)| {
                 let enter = own.enter.iter().map(member).collect();
                 let leave = own.left.iter().map(member).collect();
-                write(self.node.ttl.clone(), set(topic), enter, leave, self.lifetime)
+                write(self.presence.ttl.clone(), set(topic), enter, leave, self.presence.lifetime)
             })
             .collect();
         let written: Vec<_> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
@@ -311,7 +316,7 @@ impl Keeper {
             messages.extend((0..words).map(|word| {
                 let notice = Notice::Presence {
                     topic: topic.clone(),
-                    node: self.node.name.clone(),
+                    node: self.presence.node.clone(),
                     joined: names(&own.joined, word),
                     left: names(&own.left, word),
                 };
@@ -319,7 +324,7 @@ impl Keeper {
             }));
         }
         if !messages.is_empty()
-            && let Err(error) = self.node.bus.publish(&messages).await
+            && let Err(error) = self.presence.bus.publish(&messages).await
         {
             metrics::counter!("carillon_notices_failed_total").increment(1);
             tracing::debug!(%error, "who came and left is read by other nodes later");
@@ -330,14 +335,14 @@ impl Keeper {
     async fn read(&mut self, now: Instant) {
         let is_due = |watched: &Watched| watched.is_heard && watched.read_at <= now;
         let due = self.rooms.iter().filter(|(_, watched)| is_due(watched));
-        let reads: Vec<_> = due.map(|(topic, _)| look(self.node.ttl.clone(), topic.clone())).collect();
+        let reads: Vec<_> = due.map(|(topic, _)| look(self.presence.ttl.clone(), topic.clone())).collect();
         let answers: Vec<_> = stream::iter(reads).buffer_unordered(AT_ONCE).collect().await;
-        let every = self.lifetime / READS;
+        let every = self.presence.lifetime / READS;
         for (topic, answer) in answers {
             let Some(watched) = self.rooms.get_mut(&topic) else { continue };
             match answer {
                 Ok(mut places) => {
-                    places.retain(|(node, _)| *node != self.node.name);
+                    places.retain(|(node, _)| *node != self.presence.node);
                     // Less than the time between two reads, more than between two entries of a node.
                     watched.room.read(&places, now, every.mul_f64(0.95));
                     let is_first = std::mem::take(&mut watched.is_new);
@@ -353,7 +358,7 @@ impl Keeper {
 
     /// Tells those who watch: what changed, and to those who know nothing yet, who is there.
     fn tell(&mut self, changes: Changes) {
-        let hub = &self.node.hub;
+        let hub = &self.presence.hub;
         for (topic, watched) in &mut self.rooms {
             let changed = watched.room.take_changes();
             let bodies: Vec<Arc<str>> = if changed.len() > MAX_TOLD {

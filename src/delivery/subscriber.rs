@@ -5,17 +5,19 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use super::Node;
-use super::presence::Heard;
-use super::sequencer::{Moment, Output, Sequencer};
+use super::Progress;
+use super::hub::{Hub, HubGuard};
+use super::presence::{Heard, Presence};
+use super::sequencer::{Moment, Output, Sequencer, SequencerLimits};
 use crate::bus::message::{Message, Notice};
 use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Audience, Delivery, Epoch, Position};
 use crate::failpoint::is_armed;
-use crate::store::{LogState, StoreError};
+use crate::store::{LogState, Store, StoreError};
 
 /// How often time is told to a sequencer that waits.
 const TICK: Duration = Duration::from_millis(10);
@@ -28,8 +30,28 @@ enum Answer {
     Head(Result<LogState, StoreError>),
 }
 
+/// What the subscriber feeds, and from what.
+pub struct Feed {
+    /// Where events go.
+    pub hub: Arc<Hub>,
+    /// What is read where the bus brought nothing.
+    pub store: Store,
+    /// Where notices of presence go.
+    pub presence: Arc<Presence>,
+    /// How far this node is.
+    pub progress: Arc<Progress>,
+    /// The history in force, for those who announce.
+    pub epoch: watch::Sender<Option<Epoch>>,
+    /// Of the sequencer.
+    pub sequencer: SequencerLimits,
+    /// How often the log's head is compared with what was applied.
+    pub poll_every: Duration,
+    /// The same, while the bus is down.
+    pub poll_degraded: Duration,
+}
+
 struct Subscriber {
-    node: Arc<Node>,
+    feed: Arc<Feed>,
     /// `None` until the log was seen.
     at: Option<(Epoch, Sequencer)>,
     is_bus_down: bool,
@@ -42,9 +64,9 @@ struct Subscriber {
 }
 
 /// Runs until the bus is closed, or something breaks that should not.
-pub(super) async fn run(node: Arc<Node>, mut bus: BusEvents) {
+pub async fn run(feed: Feed, mut bus: BusEvents) {
     let mut subscriber = Subscriber {
-        node,
+        feed: Arc::new(feed),
         at: None,
         is_bus_down: true,
         questions: JoinSet::new(),
@@ -109,7 +131,7 @@ impl Subscriber {
             }
             BusEvent::Restored => {
                 self.is_bus_down = false;
-                self.node.presence.doubt();
+                self.feed.presence.doubt();
                 self.ask_at = Instant::now();
             }
         }
@@ -121,7 +143,7 @@ impl Subscriber {
     fn message(&mut self, message: Message) {
         let now = self.now();
         match message {
-            Message::Heartbeat(_) => self.node.heard_heartbeat(),
+            Message::Heartbeat(_) => self.feed.progress.heard_heartbeat(),
             Message::Notice(notice) => self.notice(notice),
             Message::Payload(delivery) => {
                 if let Some((epoch, sequencer)) = &mut self.at
@@ -140,7 +162,7 @@ impl Subscriber {
     }
 
     fn notice(&self, notice: Notice) {
-        let hub = &self.node.hub;
+        let hub = &self.feed.hub;
         match notice {
             Notice::Read { user, position, read } => {
                 let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
@@ -165,7 +187,7 @@ impl Subscriber {
             }
             Notice::Ended(credentials) => hub.end(&credentials),
             Notice::Presence { topic, node, joined, left } => {
-                self.node.presence.hear(Heard { topic, node, joined, left });
+                self.feed.presence.hear(Heard { topic, node, joined, left });
             }
         }
     }
@@ -190,8 +212,8 @@ impl Subscriber {
         match page {
             Ok((events, end)) => {
                 if let Some(output) = sequencer.page(events, end) {
-                    let node = self.node.clone();
-                    self.perform(&mut node.hub.lock(), of, output);
+                    let feed = self.feed.clone();
+                    self.perform(&mut feed.hub.lock(), of, output);
                 }
             }
             Err(error) => {
@@ -205,7 +227,7 @@ impl Subscriber {
     /// The store said where the log stands.
     fn head(&mut self, state: &LogState) {
         let now = self.now();
-        let mut guard = self.node.hub.lock();
+        let mut guard = self.feed.hub.lock();
         match &mut self.at {
             Some((epoch, sequencer)) if *epoch == state.epoch => {
                 if state.head < self.asked_at {
@@ -216,11 +238,11 @@ impl Subscriber {
                 guard.begin(&state.epoch, state.floor, state.head);
             }
             _ => {
-                let mut sequencer = Sequencer::new(self.node.limits.sequencer.clone(), state.head);
+                let mut sequencer = Sequencer::new(self.feed.sequencer.clone(), state.head);
                 sequencer.degraded(self.is_bus_down);
                 guard.begin(&state.epoch, state.floor, state.head);
                 self.at = Some((state.epoch.clone(), sequencer));
-                self.node.epoch.send_replace(Some(state.epoch.clone()));
+                self.feed.epoch.send_replace(Some(state.epoch.clone()));
             }
         }
     }
@@ -231,40 +253,40 @@ impl Subscriber {
         metrics::counter!("carillon_history_lost_total").increment(1);
         self.asking = true;
         self.asked_at = 0;
-        let node = self.node.clone();
+        let feed = self.feed.clone();
         self.questions.spawn(async move {
-            if let Err(error) = node.store.renew_epoch(&old).await {
+            if let Err(error) = feed.store.renew_epoch(&old).await {
                 tracing::warn!(%error, "the epoch could not be renewed");
             }
-            Answer::Head(node.log_state().await)
+            Answer::Head(feed.progress.log_state(&feed.store).await)
         });
     }
 
     fn advance(&mut self) {
         let now = self.now();
-        let node = self.node.clone();
-        let mut guard = node.hub.lock();
+        let feed = self.feed.clone();
+        let mut guard = feed.hub.lock();
         let Some((epoch, sequencer)) = &mut self.at else { return };
         // Under the hub's lock: nobody registers between asking whom an event concerns and routing it.
         let outputs = sequencer.advance(now, |audience| guard.concerns(audience));
         metrics::gauge!("carillon_lag_positions").set(sequencer.lag() as f64);
-        node.teller.set_lag(sequencer.lag(), now);
+        feed.progress.set_lag(sequencer.lag());
         let epoch = epoch.clone();
         for output in outputs {
             self.perform(&mut guard, &epoch, output);
         }
     }
 
-    fn perform(&mut self, guard: &mut crate::hub::HubGuard<'_>, epoch: &Epoch, output: Output) {
+    fn perform(&mut self, guard: &mut HubGuard<'_>, epoch: &Epoch, output: Output) {
         match output {
             Output::Apply { events, routes, applied } => guard.apply(&events, routes, applied),
             Output::Read { after, up_to } => {
                 metrics::counter!("carillon_catch_up_reads_total").increment(1);
                 guard.reading(up_to);
                 let (users, topics) = guard.interests();
-                let (node, epoch) = (self.node.clone(), epoch.clone());
+                let (feed, epoch) = (self.feed.clone(), epoch.clone());
                 self.questions.spawn(async move {
-                    let page = node.store.read_for_node(after, up_to, &users, &topics, READ_PAGE).await;
+                    let page = feed.store.read_for_node(after, up_to, &users, &topics, READ_PAGE).await;
                     let encode = |e: &_| Arc::new(Delivery::of(&epoch, e));
                     let page = page.map(|page| (page.events.iter().map(encode).collect(), page.end));
                     Answer::Page(epoch, page)
@@ -280,17 +302,16 @@ impl Subscriber {
         if self.asking || now < self.ask_at || is_off {
             return;
         }
-        let limits = &self.node.limits;
         let is_degraded = self.is_bus_down || self.at.is_none();
-        let pause = if is_degraded { limits.reconcile_degraded } else { limits.reconcile_every };
+        let pause = if is_degraded { self.feed.poll_degraded } else { self.feed.poll_every };
         self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
         self.asking = true;
         self.asked_at = self.at.as_ref().map_or(0, |(_, sequencer)| sequencer.applied());
-        let node = self.node.clone();
-        self.questions.spawn(async move { Answer::Head(node.log_state().await) });
+        let feed = self.feed.clone();
+        self.questions.spawn(async move { Answer::Head(feed.progress.log_state(&feed.store).await) });
     }
 
     fn now(&self) -> Moment {
-        u64::try_from(self.node.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.feed.progress.now()
     }
 }

@@ -1,4 +1,4 @@
-//! The database's clock, as this node knows it.
+//! The database's clock, as this process knows it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

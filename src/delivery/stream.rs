@@ -3,8 +3,8 @@
 //! The connection drives it: nothing is read or encoded that the socket has no room for. When too much waits
 //! for a listener, its queue is emptied and the stream goes back to replaying from its own cursor.
 
-mod backlog;
 mod history;
+mod replay;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,13 +20,13 @@ use http_body::{Body, Frame as BodyFrame};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::clock::Clock;
+use crate::delivery::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
 use crate::event::frame::{control_body, id_line, retry_line};
 use crate::event::{Cursor, Millis, Position};
-use crate::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
+use crate::store::clock::Clock;
 use crate::store::{Store, StoreError};
-use backlog::Backlog;
 use history::History;
+use replay::Backlog;
 
 /// The pause after a read that failed.
 const RETRY_READ: Duration = Duration::from_millis(500);

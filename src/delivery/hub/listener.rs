@@ -9,9 +9,10 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
-use super::CareLimits;
+use super::SweepLimits;
+use crate::account::Credential;
 use crate::event::{Delivery, Position};
-use crate::store::{Credential, Filter, Reader};
+use crate::store::{Filter, Reader};
 
 /// What waits in a listener's queue.
 #[derive(Debug, Clone)]
@@ -226,8 +227,8 @@ impl Listener {
         Poll::Pending
     }
 
-    /// Looks after the stream: heartbeat, old age, no progress. Called about once a second.
-    pub fn care(&self, now: Instant, limits: &CareLimits) {
+    /// Keep-alive, old age, no progress. Called about once a second.
+    pub fn sweep(&self, now: Instant, limits: &SweepLimits) {
         let jitter = limits.max_age / 1000 * u32::try_from(self.id % 100).unwrap_or(0);
         let is_old = now.saturating_duration_since(self.opened) + jitter >= limits.max_age;
         let mut queue = self.queue();

@@ -3,11 +3,15 @@
 //! While one append is in flight the next batch gathers; an idle writer sends at once. The publisher is answered
 //! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
 
+pub mod retention;
+mod take_back;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use take_back::take_back;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,7 +23,6 @@ use crate::event::{
     UserId,
 };
 use crate::failpoint;
-use crate::hub::Hub;
 use crate::store::{Appended, AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 
@@ -132,12 +135,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `epoch` is the
-    /// history in force, once the log was seen.
+    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
+    /// the last position handed to this node's listeners, `epoch` the history in force, once the log was seen.
     pub fn start(
         tasks: &mut JoinSet<()>,
         store: Store,
-        hub: Arc<Hub>,
+        applied: Arc<AtomicI64>,
         bus: Bus,
         ttl: Ttl,
         epoch: watch::Receiver<Option<Epoch>>,
@@ -148,7 +151,7 @@ impl Publisher {
         let announcements =
             Announcements { queue: announcements, room: Room::new(limits.announcement_bytes) };
         let published = Arc::new(AtomicU64::new(0));
-        let log = Log { store: store.clone(), hub, epoch: epoch.clone(), published: published.clone() };
+        let log = Log { store: store.clone(), applied, epoch: epoch.clone(), published: published.clone() };
         tasks.spawn(write(log, inbox, announcements, limits.append));
         tasks.spawn(announce(epoch, bus, ttl, committed));
         Self { store, requests, room: Room::new(limits.queue_bytes), published }
@@ -272,7 +275,8 @@ impl Announcements {
 /// The log, as the writer sees it.
 struct Log {
     store: Store,
-    hub: Arc<Hub>,
+    /// The last position handed to this node's listeners.
+    applied: Arc<AtomicI64>,
     epoch: watch::Receiver<Option<Epoch>>,
     /// How many events were committed here.
     published: Arc<AtomicU64>,
@@ -280,7 +284,7 @@ struct Log {
 
 impl Log {
     async fn append(&self, events: &[NewEvent]) -> Result<Appended, StoreError> {
-        let (epoch, applied) = (self.epoch.borrow().clone(), self.hub.applied());
+        let (epoch, applied) = (self.epoch.borrow().clone(), self.applied.load(Ordering::Acquire));
         let appended = self.store.append(events).await?;
         if let Some(epoch) = epoch.filter(|_| appended.previous < applied) {
             // It has lost its end. Whoever looks at the head later may find it grown past that place again, and

@@ -1,32 +1,37 @@
-//! What a node tells of itself to the others, by keys that expire, and what it knows of all: whichever node is asked
+//! The status of a node, which the others learn from a key that expires, and that of all nodes: any node that is asked
 //! answers for the cluster.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::Node;
+use super::Readiness;
+use crate::delivery::Progress;
+use crate::delivery::hub::Hub;
+use crate::delivery::stream::Streams;
 use crate::event::Position;
 use crate::event::frame::rfc3339;
+use crate::publishing::Publisher;
+use crate::store::clock::Clock;
+use crate::ttl::Ttl;
 
-/// How often a node tells its figures.
-pub const TELL_EVERY: Duration = Duration::from_secs(2);
-/// How long what it told is kept: a node that was killed is gone after this.
+/// How often a node announces its status.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
+/// How long an announced status is kept: a node that was killed is gone after this.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// The most nodes that are told of.
+/// The most nodes that are listed.
 const MAX_NODES: usize = 256;
-/// How long what is known of all is not asked for again: many may watch.
+/// How long the status of all nodes is not asked for again: many may watch.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// The set of the nodes' names.
 const NODES: &str = "nodes";
 
-/// How one node is. Told as JSON; what another version does not tell is as by default.
+/// The status of one node, as JSON; what another version leaves out is as by default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Figures {
+pub struct NodeStatus {
     /// Drawn anew at each start.
     pub name: String,
     /// The machine.
@@ -69,20 +74,23 @@ pub struct Cluster {
     /// The name of the node that says so.
     pub told_by: String,
     /// By host, address and name.
-    pub nodes: Vec<Figures>,
+    pub nodes: Vec<NodeStatus>,
     /// Whether these are all; otherwise others may be there that could not be asked about.
     pub complete: bool,
 }
 
-/// What a node keeps to tell of itself.
-#[derive(Default)]
-pub(super) struct Teller {
+/// This node's status and that of all, as this node knows it.
+pub struct Status {
+    name: String,
     address: OnceLock<String>,
-    lag: AtomicI64,
-    /// Milliseconds since the node began, when it fell behind; 0: it is not behind.
-    behind_since: AtomicU64,
+    progress: Arc<Progress>,
+    readiness: Arc<Readiness>,
+    hub: Arc<Hub>,
+    publisher: Publisher,
+    streams: Arc<Streams>,
+    ttl: Ttl,
     rates: Mutex<Rates>,
-    /// Whether it has departed, and tells nothing more.
+    /// Whether it has departed, and announces nothing more.
     departed: tokio::sync::Mutex<bool>,
     known: tokio::sync::Mutex<Option<(Instant, Arc<Cluster>)>>,
 }
@@ -108,58 +116,73 @@ impl Rates {
     }
 }
 
-impl Teller {
-    /// How far behind the node's listeners are, `now` milliseconds after it began.
-    pub(super) fn set_lag(&self, lag: Position, now: u64) {
-        self.lag.store(lag, Ordering::Relaxed);
-        if lag <= 0 {
-            self.behind_since.store(0, Ordering::Relaxed);
-        } else {
-            // Only if it was not behind already.
-            let _ = self.behind_since.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+impl Status {
+    /// The status of the node `name`, read from these parts of it.
+    pub fn new(
+        name: String,
+        progress: Arc<Progress>,
+        readiness: Arc<Readiness>,
+        hub: Arc<Hub>,
+        publisher: Publisher,
+        streams: Arc<Streams>,
+        ttl: Ttl,
+    ) -> Self {
+        Self {
+            name,
+            address: OnceLock::new(),
+            progress,
+            readiness,
+            hub,
+            publisher,
+            streams,
+            ttl,
+            rates: Mutex::default(),
+            departed: tokio::sync::Mutex::default(),
+            known: tokio::sync::Mutex::default(),
         }
     }
 
     fn rates(&self) -> std::sync::MutexGuard<'_, Rates> {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Node {
-    /// Says where this node listens, for the others to know.
+    /// Notes where this node listens, for the others to know.
     pub fn set_address(&self, address: impl ToString) {
-        self.teller.address.get_or_init(|| address.to_string());
+        self.address.get_or_init(|| address.to_string());
     }
 
-    /// How this node is.
-    pub fn figures(&self) -> Figures {
-        let (now, age) = (self.clock.now(), self.began.elapsed());
-        let behind_since = self.teller.behind_since.load(Ordering::Relaxed);
-        let behind = (behind_since > 0).then(|| age.saturating_sub(Duration::from_millis(behind_since)));
-        let rates = *self.teller.rates();
-        Figures {
+    /// The database's time, as this node knows it.
+    pub fn clock(&self) -> &Clock {
+        &self.progress.clock
+    }
+
+    /// The status of this node.
+    pub fn own(&self) -> NodeStatus {
+        let (now, age) = (self.progress.clock.now(), self.progress.age());
+        let rates = *self.rates();
+        NodeStatus {
             name: self.name.clone(),
             host: host(),
-            address: self.teller.address.get().cloned().unwrap_or_default(),
+            address: self.address.get().cloned().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: rfc3339(now - i64::try_from(age.as_millis()).unwrap_or(0)),
             told_at: rfc3339(now),
             listeners: self.hub.len(),
             published_per_second: rates.published_per_second,
             delivered_per_second: rates.delivered_per_second,
-            lag: self.teller.lag.load(Ordering::Relaxed).max(0),
-            lag_seconds: behind.map_or(0.0, |behind| (behind.as_secs_f64() * 10.0).round() / 10.0),
-            bus_ok: self.is_bus_ok(),
-            store_ok: self.is_store_ok(),
-            draining: self.is_draining(),
-            reasons: self.unready().into_iter().map(str::to_owned).collect(),
+            lag: self.progress.lag(),
+            lag_seconds: (self.progress.behind_for().as_secs_f64() * 10.0).round() / 10.0,
+            bus_ok: self.readiness.is_bus_ok(),
+            store_ok: self.readiness.is_store_ok(),
+            draining: self.readiness.is_draining(),
+            reasons: self.readiness.unready().into_iter().map(str::to_owned).collect(),
             memory_bytes: resident_memory(),
         }
     }
 
-    /// How all nodes are. Of this one it tells in any case.
-    pub async fn cluster(&self) -> Arc<Cluster> {
-        let mut known = self.teller.known.lock().await;
+    /// The status of all nodes; this one is always among them.
+    pub async fn all(&self) -> Arc<Cluster> {
+        let mut known = self.known.lock().await;
         if let Some((at, cluster)) = &*known
             && at.elapsed() < KNOWN_FOR
         {
@@ -168,16 +191,16 @@ impl Node {
         let others = self.others().await;
         let complete = others.is_some();
         let mut nodes = others.unwrap_or_default();
-        nodes.push(self.figures());
+        nodes.push(self.own());
         nodes.sort_by(|a, b| (&a.host, &a.address, &a.name).cmp(&(&b.host, &b.address, &b.name)));
-        let at = rfc3339(self.clock.now());
+        let at = rfc3339(self.progress.clock.now());
         let cluster = Arc::new(Cluster { at, told_by: self.name.clone(), nodes, complete });
         *known = Some((Instant::now(), cluster.clone()));
         cluster
     }
 
     /// The other nodes; `None` if they are not all known.
-    async fn others(&self) -> Option<Vec<Figures>> {
+    async fn others(&self) -> Option<Vec<NodeStatus>> {
         let names = self.ttl.members(NODES, MAX_NODES).await.ok()?;
         if names.len() >= MAX_NODES {
             return None;
@@ -189,36 +212,36 @@ impl Node {
             // It has just gone.
             None => Some(None),
         };
-        let found: Option<Vec<Option<Figures>>> = found.into_iter().map(|got| read(got.ok()?)).collect();
+        let found: Option<Vec<Option<NodeStatus>>> = found.into_iter().map(|got| read(got.ok()?)).collect();
         Some(found?.into_iter().flatten().collect())
     }
 
-    /// Tells the others how this node is.
-    pub(super) async fn tell_figures(&self) {
-        let departed = self.teller.departed.lock().await;
+    /// Announces this node's status to the others. Every [`ANNOUNCE_EVERY`].
+    pub async fn announce(&self) {
+        let departed = self.departed.lock().await;
         if *departed {
             return;
         }
-        self.teller.rates().advance(Instant::now(), self.publisher.published(), self.streams.delivered());
-        let figures = serde_json::to_vec(&self.figures()).unwrap_or_default();
+        self.rates().advance(Instant::now(), self.publisher.published(), self.streams.delivered());
+        let status = serde_json::to_vec(&self.own()).unwrap_or_default();
         let told = async {
-            self.ttl.put(&key(&self.name), &figures, LIFETIME).await?;
+            self.ttl.put(&key(&self.name), &status, LIFETIME).await?;
             self.ttl.enter(NODES, std::slice::from_ref(&self.name), LIFETIME).await
         };
         if let Err(error) = told.await {
-            tracing::debug!(%error, "other nodes are not told of this one");
+            tracing::debug!(%error, "the status of this node could not be announced");
         }
     }
 
-    /// Leaves the cluster: the others need not wait until what was told of this node ends by itself.
-    pub(super) async fn depart(&self) {
-        *self.teller.departed.lock().await = true;
+    /// Leaves the cluster: the others need not wait until this node's status expires.
+    pub async fn depart(&self) {
+        *self.departed.lock().await = true;
         let left = async {
             self.ttl.leave(NODES, std::slice::from_ref(&self.name)).await?;
             self.ttl.remove(&key(&self.name)).await
         };
         if let Err(error) = left.await {
-            tracing::debug!(%error, "other nodes will see for some seconds more what was told of this one");
+            tracing::debug!(%error, "other nodes will list this one for some seconds more");
         }
     }
 }
@@ -257,17 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn how_long_it_lags_is_counted_from_when_it_fell_behind() {
-        let teller = Teller::default();
-        for (lag, now, since) in [(0, 5, 0), (3, 10, 10), (9, 20, 10), (0, 30, 0), (1, 40, 40)] {
-            teller.set_lag(lag, now);
-            assert_eq!(teller.behind_since.load(Ordering::Relaxed), since, "at {now}");
-        }
-    }
-
-    #[test]
     fn what_another_version_tells_can_be_read() {
-        let read: Figures = serde_json::from_str(r#"{"name": "a", "listeners": 3, "new": {}}"#).unwrap();
-        assert_eq!(read, Figures { name: "a".into(), listeners: 3, ..Figures::default() });
+        let read: NodeStatus = serde_json::from_str(r#"{"name": "a", "listeners": 3, "new": {}}"#).unwrap();
+        assert_eq!(read, NodeStatus { name: "a".into(), listeners: 3, ..NodeStatus::default() });
     }
 }

@@ -6,8 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::account::{Role, User};
 use crate::event::Topic;
-use crate::store::{Role, User};
 
 /// The table in force when none is given. The rules are separated as in the variable.
 pub const DEFAULT_RULES: &str = "chat/** read=listener write=listener;\

@@ -1,5 +1,7 @@
 //! Accounts: passwords, sessions and tokens. Secrets are random, handed out once and kept only as hashes.
 
+pub mod topic_rules;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +17,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
+use crate::bus::Notifier;
 use crate::event::{Invalid, UserId};
-use crate::store::{Credential, Role, Scope, SecretHash, Session, Store, StoreError, Token, User};
+use crate::store::{SEEN_EVERY, Store, StoreError};
 use crate::ttl::{Taken, Ttl};
 
 /// How long a session lasts that is not to be remembered.
@@ -36,8 +40,6 @@ const CONCURRENT_HASHES: usize = 2;
 /// Attempts to sign in to one account at once, and the time for another.
 const SIGN_IN_BURST: u32 = 10;
 const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
-/// How often it is noted that a session is in use.
-pub const SEEN_EVERY: Duration = Duration::from_secs(300);
 /// How many such notes are written at once on one node; the others are made the next time.
 const CONCURRENT_NOTES: usize = 4;
 /// The most characters kept of what a browser calls itself.
@@ -101,15 +103,16 @@ impl Identity {
 pub struct Accounts {
     store: Store,
     ttl: Ttl,
+    notifier: Notifier,
     hashing: Arc<Semaphore>,
     noting: Arc<Semaphore>,
 }
 
 impl Accounts {
-    /// Accounts kept in `store`, with answers cached in `ttl`.
-    pub fn new(store: Store, ttl: Ttl) -> Self {
+    /// Accounts kept in `store`, with answers cached in `ttl`. What ends is written, then sent by `notifier`.
+    pub fn new(store: Store, ttl: Ttl, notifier: Notifier) -> Self {
         let hashing = Arc::new(Semaphore::new(CONCURRENT_HASHES));
-        Self { store, ttl, hashing, noting: Arc::new(Semaphore::new(CONCURRENT_NOTES)) }
+        Self { store, ttl, notifier, hashing, noting: Arc::new(Semaphore::new(CONCURRENT_NOTES)) }
     }
 
     /// Adds a user.
@@ -119,13 +122,13 @@ impl Accounts {
         Ok(self.store.create_user(name, &hash, role).await?)
     }
 
-    /// Sets a password; gives the sessions that ended by it: all but `keep`.
+    /// Sets a password; gives how many sessions ended by it: all but `keep`.
     pub async fn set_password(
         &self,
         user: UserId,
         password: &str,
         keep: Option<&SecretHash>,
-    ) -> Result<Vec<Credential>, AccountError> {
+    ) -> Result<usize, AccountError> {
         let hash = self.hash(password).await?;
         Ok(self.ended(self.store.set_password(user, &hash, keep).await?).await)
     }
@@ -163,34 +166,32 @@ impl Accounts {
         user.filter(|_| is_right).ok_or(AccountError::WrongPassword)
     }
 
-    /// Ends a session; gives what rested on it.
-    pub async fn sign_out(&self, secret: &SecretHash) -> Result<Credential, AccountError> {
+    /// Ends a session, with its streams on every node.
+    pub async fn sign_out(&self, secret: &SecretHash) -> Result<(), StoreError> {
         self.store.end_session(secret).await?;
-        self.forget(&session_key(secret)).await;
-        Ok(Credential::Session(*secret))
+        self.ended(vec![*secret]).await;
+        Ok(())
     }
 
-    /// Ends one of a user's sessions by what it is called; gives what rested on it, if there was one.
-    pub async fn end_session(&self, user: UserId, id: Uuid) -> Result<Option<Credential>, StoreError> {
-        let ended = self.store.end_session_called(user, id).await?;
-        Ok(self.ended(ended.into_iter().collect()).await.pop())
+    /// Ends one of a user's sessions by its id; whether there was one.
+    pub async fn end_session(&self, user: UserId, id: Uuid) -> Result<bool, StoreError> {
+        let ended = self.store.end_session_by_id(user, id).await?;
+        Ok(self.ended(ended.into_iter().collect()).await > 0)
     }
 
-    /// Ends all of a user's sessions but `keep`; gives what rested on them.
-    pub async fn end_other_sessions(
-        &self,
-        user: UserId,
-        keep: &SecretHash,
-    ) -> Result<Vec<Credential>, StoreError> {
+    /// Ends all of a user's sessions but `keep`; gives how many.
+    pub async fn end_other_sessions(&self, user: UserId, keep: &SecretHash) -> Result<usize, StoreError> {
         Ok(self.ended(self.store.end_other_sessions(user, keep).await?).await)
     }
 
-    /// These sessions have ended: nothing is to be cached of them.
-    async fn ended(&self, secrets: Vec<SecretHash>) -> Vec<Credential> {
+    /// These sessions have ended: nothing is to be cached of them, and their streams end.
+    async fn ended(&self, secrets: Vec<SecretHash>) -> usize {
         for secret in &secrets {
             self.forget(&session_key(secret)).await;
         }
-        secrets.into_iter().map(Credential::Session).collect()
+        let ended: Vec<_> = secrets.into_iter().map(Credential::Session).collect();
+        self.notifier.notify_ended(&ended).await;
+        ended.len()
     }
 
     /// Who holds this session, if it has not ended.
@@ -243,15 +244,12 @@ impl Accounts {
         Ok((secret, token))
     }
 
-    /// Revokes a token if it is `owner`'s (`None`: anybody's); gives what rested on it, if it was valid.
-    pub async fn revoke_token(
-        &self,
-        id: i64,
-        owner: Option<UserId>,
-    ) -> Result<Option<Credential>, StoreError> {
-        let Some(secret) = self.store.revoke_token(id, owner).await? else { return Ok(None) };
+    /// Revokes a token if it is `owner`'s (`None`: anybody's), with its streams on every node; whether it was valid.
+    pub async fn revoke_token(&self, id: i64, owner: Option<UserId>) -> Result<bool, StoreError> {
+        let Some(secret) = self.store.revoke_token(id, owner).await? else { return Ok(false) };
         self.forget(&token_key(&secret)).await;
-        Ok(Some(Credential::Token(id)))
+        self.notifier.notify_ended(&[Credential::Token(id)]).await;
+        Ok(true)
     }
 
     /// Whose token this is, if it is valid.

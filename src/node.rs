@@ -1,0 +1,283 @@
+//! One node: puts its parts together and starts them. Several may live in one process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::message::{self, node_channel};
+use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
+use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_heartbeat};
+use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
+use crate::delivery::presence::{self, Presence};
+use crate::delivery::stream::{StreamLimits, Streams};
+use crate::delivery::subscriber::{self, Feed};
+use crate::delivery::sweep::{SWEEP_EVERY, Sweep};
+use crate::delivery::{Progress, SequencerLimits, expiry};
+use crate::http::Services;
+use crate::identity::Accounts;
+use crate::identity::topic_rules::TopicRules;
+use crate::publishing::{PublishLimits, Publisher, retention};
+use crate::reading::Inbox;
+use crate::store::clock::Clock;
+use crate::store::{SEEN_EVERY, Store};
+use crate::ttl::Ttl;
+
+/// Bounds and rhythms of a node.
+#[derive(Debug, Clone)]
+pub struct NodeLimits {
+    /// Of the bus.
+    pub bus: BusLimits,
+    /// Of the sequencer.
+    pub sequencer: SequencerLimits,
+    /// Of listeners.
+    pub hub: HubLimits,
+    /// Of the sweep of streams.
+    pub sweep: SweepLimits,
+    /// Of streams.
+    pub stream: StreamLimits,
+    /// Of publishing.
+    pub publish: PublishLimits,
+    /// How often the log's head is compared with what was applied.
+    pub poll_every: Duration,
+    /// The same, while the bus is down.
+    pub poll_degraded: Duration,
+    /// How often sessions and tokens behind open streams are checked in the store; at most 30 s.
+    pub recheck_every: Duration,
+    /// The node's heartbeat through the bus; not back for five of these, the node is not ready.
+    pub heartbeat_every: Duration,
+    /// How long events are kept.
+    pub retention: Duration,
+    /// How often old events are removed.
+    pub retention_every: Duration,
+    /// How long a node's users count as present after it last said so.
+    pub presence_lifetime: Duration,
+    /// Over how long streams are closed when the node is drained.
+    pub drain_window: Duration,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        Self {
+            bus: BusLimits::default(),
+            sequencer: SequencerLimits::default(),
+            hub: HubLimits::default(),
+            sweep: SweepLimits::default(),
+            stream: StreamLimits::default(),
+            publish: PublishLimits::default(),
+            poll_every: Duration::from_secs(1),
+            poll_degraded: Duration::from_millis(100),
+            recheck_every: Duration::from_secs(10),
+            heartbeat_every: Duration::from_secs(1),
+            retention: Duration::from_secs(30 * 86_400),
+            retention_every: Duration::from_secs(60),
+            presence_lifetime: Duration::from_secs(15),
+            drain_window: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Spawns a task that does a job again and again, never two at once.
+macro_rules! every {
+    ($tasks:ident, $period:expr, $job:expr) => {
+        let mut ticks = interval($period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        $tasks.spawn(async move {
+            loop {
+                ticks.tick().await;
+                $job;
+            }
+        });
+    };
+}
+
+/// A running node.
+pub struct Node {
+    /// What HTTP serves.
+    pub services: Services,
+    hub: Arc<Hub>,
+    drain_window: Duration,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node's tasks; they end with [`Node::stop`]. It serves streams as soon as it has seen the log.
+    pub fn start(
+        store: Store,
+        bus_url: &str,
+        ttl: Ttl,
+        rules: TopicRules,
+        limits: NodeLimits,
+    ) -> Result<Self, BusError> {
+        let (bus, events) = Bus::open(bus_url, &limits.bus)?;
+        let name = format!("{:016x}", rand::rng().random::<u64>());
+        bus.subscribe(message::GLOBAL);
+        bus.subscribe(&node_channel(&name));
+        let parts = Parts::new(store, bus, ttl, rules, name, &limits);
+        Ok(parts.start(events, limits))
+    }
+
+    /// Ends the node's tasks.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Turns unready, closes all streams, spread over the drain window, waits for them to go, and leaves the cluster.
+    pub async fn drain(&self) {
+        let Services { readiness, status, .. } = &self.services;
+        readiness.begin_draining();
+        tokio::join!(close_streams(&self.hub, self.drain_window), status.announce());
+        status.depart().await;
+    }
+}
+
+/// The parts, before they run.
+struct Parts {
+    store: Store,
+    bus: Bus,
+    ttl: Ttl,
+    rules: TopicRules,
+    name: String,
+    hub: Arc<Hub>,
+    progress: Arc<Progress>,
+    streams: Arc<Streams>,
+    presence: Arc<Presence>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn new(store: Store, bus: Bus, ttl: Ttl, rules: TopicRules, name: String, limits: &NodeLimits) -> Self {
+        let for_hub = bus.clone();
+        let hub = Arc::new(Hub::new(limits.hub.clone(), move |interest| follow(&for_hub, &interest)));
+        let clock = Arc::new(Clock::default());
+        let heartbeat = limits.sweep.heartbeat_every;
+        Self {
+            streams: Streams::new(
+                hub.clone(),
+                store.clone(),
+                clock.clone(),
+                limits.stream.clone(),
+                heartbeat,
+            ),
+            presence: Arc::new(Presence::new(
+                hub.clone(),
+                ttl.clone(),
+                bus.clone(),
+                name.clone(),
+                limits.presence_lifetime,
+            )),
+            progress: Arc::new(Progress::new(clock)),
+            hub,
+            store,
+            bus,
+            ttl,
+            rules,
+            name,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn start(self, events: BusEvents, limits: NodeLimits) -> Node {
+        let mut tasks = JoinSet::new();
+        let (epoch, known_epoch) = watch::channel(None);
+        let notifier = Notifier::over(self.bus.clone());
+        let publisher = Publisher::start(
+            &mut tasks,
+            self.store.clone(),
+            self.hub.applied_cell(),
+            self.bus.clone(),
+            self.ttl.clone(),
+            known_epoch.clone(),
+            &limits.publish,
+        );
+        let readiness = Readiness::new(self.progress.clone(), limits.heartbeat_every, self.stop.clone());
+        let readiness = Arc::new(readiness);
+        let status = Arc::new(Status::new(
+            self.name.clone(),
+            self.progress.clone(),
+            readiness.clone(),
+            self.hub.clone(),
+            publisher.clone(),
+            self.streams.clone(),
+            self.ttl.clone(),
+        ));
+        self.spawn_timers(&mut tasks, &status, &limits);
+        let watching =
+            expiry::watch_expirations(self.ttl.clone(), self.hub.clone(), self.store.clone(), known_epoch);
+        tasks.spawn(watching);
+        tasks.spawn(presence::run(self.presence.clone()));
+        let feed = Feed {
+            hub: self.hub.clone(),
+            store: self.store.clone(),
+            presence: self.presence.clone(),
+            progress: self.progress,
+            epoch,
+            sequencer: limits.sequencer,
+            poll_every: limits.poll_every,
+            poll_degraded: limits.poll_degraded,
+        };
+        tasks.spawn(subscriber::run(feed, events));
+        tokio::spawn(supervise(self.stop.clone(), tasks));
+        Node {
+            services: Services {
+                accounts: Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone()),
+                inbox: Inbox::new(self.store.clone(), self.rules.clone(), notifier.clone()),
+                publisher,
+                streams: self.streams,
+                presence: self.presence,
+                status,
+                readiness,
+                store: self.store,
+                rules: self.rules,
+                notifier,
+            },
+            hub: self.hub,
+            drain_window: limits.drain_window,
+            stop: self.stop,
+        }
+    }
+
+    /// What is done by the clock.
+    fn spawn_timers(&self, tasks: &mut JoinSet<()>, status: &Arc<Status>, limits: &NodeLimits) {
+        let (bus, name, progress) = (self.bus.clone(), self.name.clone(), self.progress.clone());
+        every!(tasks, limits.heartbeat_every, send_heartbeat(&bus, &name, &progress).await);
+        let (hub, store) = (self.hub.clone(), self.store.clone());
+        let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
+        let (rechecking, noting) = (sweep.clone(), sweep.clone());
+        every!(tasks, SWEEP_EVERY, sweep.sweep());
+        every!(tasks, limits.recheck_every, rechecking.recheck().await);
+        every!(tasks, SEEN_EVERY, noting.note_use().await);
+        let (store, clock, keep) = (self.store.clone(), self.progress.clock.clone(), limits.retention);
+        every!(tasks, limits.retention_every, retention::remove_old(&store, &clock, keep).await);
+        let status = status.clone();
+        every!(tasks, ANNOUNCE_EVERY, status.announce().await);
+    }
+}
+
+/// Subscribes to what somebody here listens for.
+fn follow(bus: &Bus, interest: &Interest) {
+    let (channel, wanted) = match interest {
+        Interest::User(user, wanted) => (message::user_channel(*user), *wanted),
+        Interest::Topic(topic, wanted) => (message::topic_channel(topic), *wanted),
+    };
+    if wanted { bus.subscribe(&channel) } else { bus.unsubscribe(&channel) }
+}
+
+/// A task of a node that ends before it is told to would leave a node that looks alive and delivers nothing.
+async fn supervise(stop: CancellationToken, mut tasks: JoinSet<()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = tasks.join_next() => {
+            tracing::error!(?ended, "a task of this node ended: stopping the node");
+            stop.cancel();
+        }
+    }
+    tasks.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests;
