@@ -1,4 +1,4 @@
-//! Three nodes on a real Postgres and Redis. What happens when a part of them goes away is in `tests/ledger`.
+//! Three nodes on a real Postgres and Redis. What happens when a part of them goes away is in `tests/faults`.
 
 #[path = "cluster/presence.rs"]
 mod presence;

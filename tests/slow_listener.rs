@@ -64,7 +64,7 @@ async fn a_listener_that_reads_a_byte_a_second_costs_nothing_and_misses_nothing(
         highest >> 20
     );
     assert!(grown < MAX_GROWTH, "the node grew by {grown} bytes");
-    assert!(node.figure("carillon_listener_lags_total").await >= 1.0, "it never lagged: this proves nothing");
+    assert!(node.metric("carillon_listener_lags_total").await >= 1.0, "it never lagged: this proves nothing");
     for listener in &fast {
         assert_eq!(listener.log().received.len(), ids.len());
         assert_eq!(listener.log().connections, 1);

@@ -311,6 +311,6 @@ async fn accept(listener: TcpListener, to: watch::Receiver<Option<String>>) {
 
 /// Waits until the node has this many streams.
 pub async fn until_listeners(node: &Node, count: u32) {
-    let is_so = async || node.figure("carillon_listeners").await == f64::from(count);
+    let is_so = async || node.metric("carillon_listeners").await == f64::from(count);
     wait_until(DEADLINE, &format!("{count} streams are open"), is_so).await;
 }

@@ -30,13 +30,13 @@ impl Site {
         wait_until(DEADLINE, "one node has the stream", async || {
             let mut counts = Vec::new();
             for node in &self.nodes {
-                counts.push(node.figure("carillon_listeners").await);
+                counts.push(node.metric("carillon_listeners").await);
             }
             counts.iter().sum::<f64>() == 1.0
         })
         .await;
         for (index, node) in self.nodes.iter().enumerate() {
-            if node.figure("carillon_listeners").await == 1.0 {
+            if node.metric("carillon_listeners").await == 1.0 {
                 found = Some(index);
             }
         }

@@ -18,7 +18,7 @@ pub async fn a_node_tells_how_it_is(setup: Setup) {
 
     setup.publish_to_all("1").await;
     setup.publish_to_all("2").await;
-    let published = async || setup.node.figure("carillon_published_total").await == 2.0;
+    let published = async || setup.node.metric("carillon_published_total").await == 2.0;
     wait_until(DEADLINE, "what was published is counted", published).await;
     send(setup.get("/metrics")).await.expect_problem(404, "");
     let other = setup.node.metrics.replace("/metrics", "/healthz");

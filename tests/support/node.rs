@@ -139,7 +139,7 @@ impl Node {
     }
 
     /// One of its figures.
-    pub async fn figure(&self, name: &str) -> f64 {
+    pub async fn metric(&self, name: &str) -> f64 {
         let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
         let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
         values

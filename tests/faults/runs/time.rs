@@ -91,7 +91,7 @@ async fn retention_passes_a_listener_who_is_away() {
     run.calm(2.0).await;
     let outcome = run.finish().await;
     outcome.assert_clean();
-    assert_eq!(outcome.verdict.figures.resets, 1, "one listener is told, and only that one");
+    assert_eq!(outcome.verdict.measurements.resets, 1, "one listener is told, and only that one");
 }
 
 /// Nodes whose clocks are 90 seconds apart: times come from the database.

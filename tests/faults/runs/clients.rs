@@ -32,7 +32,7 @@ async fn slow(plan: Plan, what: &str, pace: Pace) {
     let begun = run.now();
     run.clients[slow].set_pace(pace);
     run.calm(8.0).await;
-    let lags = run.world.nodes[0].figure("carillon_listener_lags_total").await;
+    let lags = run.world.nodes[0].metric("carillon_listener_lags_total").await;
     assert!(lags > 0.0, "node 0 never had more for the listener than it keeps");
     run.clients[slow].set_pace(Pace::Full);
     run.fault(what, begun);
@@ -134,7 +134,7 @@ async fn a_reconnect_storm() {
     run.finish().await.assert_clean();
 }
 
-/// A figure of all nodes but the first.
-async fn elsewhere(run: &Run, figure: &str) -> f64 {
-    run.world.nodes[1].figure(figure).await + run.world.nodes[2].figure(figure).await
+/// A metric of all nodes but the first.
+async fn elsewhere(run: &Run, metric: &str) -> f64 {
+    run.world.nodes[1].metric(metric).await + run.world.nodes[2].metric(metric).await
 }

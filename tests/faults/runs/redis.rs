@@ -108,7 +108,7 @@ async fn a_tiny_output_buffer() {
     run.calm(4.0).await;
     run.world.redis.ask(&["CONFIG", "SET", limit, "pubsub 32mb 8mb 60"]).await;
     run.fault("pubsub 8kb 8kb 1", begun);
-    // This version has no figure for it.
+    // This version has no metric for it.
     let log = run.world.redis.log();
     let thrown_out = log.matches("for overcoming of output buffer limits").count();
     assert!(thrown_out >= 3, "only {thrown_out} subscribers were thrown out");
@@ -166,7 +166,7 @@ async fn rare_events_behind_heartbeats() {
     run.note_fault("node 0 hears nothing and reads slowly", begun);
     assert!(run.acked_since(begun) >= 6, "hardly anything was published");
     assert!(run.quiet_stamps_since(begun) >= 12, "hardly any heartbeats");
-    let read = run.world.nodes[0].figure("carillon_catch_up_reads_total").await;
+    let read = run.world.nodes[0].metric("carillon_catch_up_reads_total").await;
     assert!(read >= 3.0, "node 0 read only {read} times what was new");
     run.finish().await.assert_untouched();
 }

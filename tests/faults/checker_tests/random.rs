@@ -369,7 +369,7 @@ proptest! {
     fn what_is_right_passes(run in run()) {
         let verdict = run.check();
         prop_assert!(verdict.is_clean(), "{}", verdict);
-        prop_assert_eq!(verdict.figures.lost + verdict.figures.raw_repeats, 0);
+        prop_assert_eq!(verdict.measurements.lost + verdict.measurements.raw_repeats, 0);
     }
 
     #[test]

@@ -129,8 +129,8 @@ async fn out_of_file_descriptors() {
     for _ in 0..40 {
         idle.push(TcpStream::connect(&address).await.unwrap());
     }
-    let refused = async || run.world.nodes[0].figure("carillon_accept_failures_total").await > 0.0;
-    // The figures need a descriptor, too: some are given back for them.
+    let refused = async || run.world.nodes[0].metric("carillon_accept_failures_total").await > 0.0;
+    // The metrics need a descriptor, too: some are given back for them.
     run.calm(4.0).await;
     idle.truncate(4);
     wait_until(DEADLINE, "the node counts what it could not accept", refused).await;

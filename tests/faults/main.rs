@@ -1,13 +1,14 @@
-//! The ledger: what was acknowledged, what was received, what was broken meanwhile, and a checker that decides.
+//! Faults, injected briefly into a real cluster under load. A ledger keeps what publishers and listeners log; a checker
+//! decides whether what was promised held.
 //!
-//! Each fault is injected briefly into a real cluster under load. `scripts/test --test ledger`; with
+//! `scripts/test --test faults`; with
 //! `CARILLON_TEST_SEED` the draws of an earlier run are made again.
 
 mod checker;
 mod checker_tests;
 mod client;
 mod evidence;
-mod faults;
+
 mod ledger;
 mod proxy;
 mod proxy_tests;
@@ -16,6 +17,7 @@ mod report;
 mod resp;
 mod resp_tests;
 mod run;
+mod runs;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

@@ -5,8 +5,8 @@
 
 mod after;
 mod events;
-mod figures;
 mod mark;
+mod measurements;
 mod stream;
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use carillon::event::Priority;
 
-pub use figures::Figures;
+pub use measurements::Measurements;
 
 use crate::ledger::{At, Heard, Ledger, Listener};
 use events::Events;
@@ -144,7 +144,7 @@ pub struct Verdict {
     /// The first [`Verdict::IN_FULL`] of each check.
     pub violations: Vec<Violation>,
     /// What was measured.
-    pub figures: Figures,
+    pub measurements: Measurements,
     /// Each first receipt of an acknowledged event: when, and how long after the acknowledgement (or after
     /// the listener began, if that was later). Listeners who read slowly do not count.
     pub delays: Vec<(At, Duration)>,
@@ -209,14 +209,14 @@ pub fn check(ledger: &Ledger, promises: &Promises) -> Verdict {
         // A ledger like this proves nothing.
         verdict.add(Check::C5, || format!("listener {listener} is not described"));
     }
-    if verdict.figures.raw_repeats > promises.raw_repeats {
-        let (repeats, promised) = (verdict.figures.raw_repeats, promises.raw_repeats);
+    if verdict.measurements.raw_repeats > promises.raw_repeats {
+        let (repeats, promised) = (verdict.measurements.raw_repeats, promises.raw_repeats);
         verdict.add(Check::C2, || format!("{repeats} repeats over all connections, {promised} are forgiven"));
     }
     after::delays(promises, &mut verdict);
     after::resources(ledger, promises, &mut verdict);
     after::sentinels(ledger, &events, &mut verdict);
-    figures::fill(ledger, &events, &mut verdict);
+    measurements::fill(ledger, &events, &mut verdict);
     verdict.violations.sort_by_key(|violation| violation.check);
     verdict
 }

@@ -1,6 +1,6 @@
-//! What it costs: run with `scripts/test --release --test figures -- --ignored --nocapture --test-threads 1`.
+//! What it costs: run with `scripts/test --release --test benchmarks -- --ignored --nocapture --test-threads 1`.
 //!
-//! Figures are printed, not judged: they depend on the machine. What is compared is of one run on one machine.
+//! Measurements are printed, not judged: they depend on the machine. What is compared is of one run on one machine.
 
 mod support;
 
@@ -81,7 +81,7 @@ impl Setup {
             stream.write_all(request.as_bytes()).await.unwrap();
             tasks.push(tokio::spawn(count_events(stream, count.clone())));
         }
-        let all = async || self.node.figure("carillon_listeners").await as usize >= number;
+        let all = async || self.node.metric("carillon_listeners").await as usize >= number;
         wait_until(DEADLINE, "all listen", all).await;
         tasks
     }
@@ -111,8 +111,8 @@ async fn durable_publishes_a_second() {
     let setup = Setup::start().await;
     let cpu = setup.node.cpu_seconds();
     let single = setup.posts_a_second("/api/v1/events", &event(), 64).await;
-    let appends = setup.node.figure("carillon_appends_total").await;
-    let published = setup.node.figure("carillon_published_total").await;
+    let appends = setup.node.metric("carillon_appends_total").await;
+    let published = setup.node.metric("carillon_published_total").await;
     let cpu = (setup.node.cpu_seconds() - cpu) * 1e6 / published;
     println!(
         "single publishes, 64 in flight: {single:.0} events/s; {:.1} events an append; node {cpu:.0} us of CPU each",
@@ -152,7 +152,7 @@ async fn deliveries_for_each_second_of_cpu() {
             deliveries as f64 / begun.elapsed().as_secs_f64()
         );
     }
-    assert_eq!(setup.node.figure("carillon_listener_lags_total").await, 0.0, "this was not live delivery");
+    assert_eq!(setup.node.metric("carillon_listener_lags_total").await, 0.0, "this was not live delivery");
     listeners.iter().for_each(JoinHandle::abort);
 }
 

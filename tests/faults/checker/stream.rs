@@ -184,7 +184,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     fn told_reset(&mut self, data: &serde_json::Value, raw_id: &str, at: At) {
-        self.verdict.figures.resets += 1;
+        self.verdict.measurements.resets += 1;
         if !self.promises.resets {
             let who = self.who();
             self.verdict
@@ -264,7 +264,7 @@ impl<'a> Pass<'a, '_> {
     }
 
     fn delivery(&mut self, delivery: &Delivery, at: At) {
-        self.verdict.figures.deliveries += 1;
+        self.verdict.measurements.deliveries += 1;
         if self.connection.is_fresh {
             // No id came before it: the claim began just before this event.
             self.connection.is_fresh = false;
@@ -312,7 +312,7 @@ impl<'a> Pass<'a, '_> {
         }
         let connection = self.connection.number;
         if let Some(receipt) = self.got.get_mut(&index) {
-            self.verdict.figures.raw_repeats += 1;
+            self.verdict.measurements.raw_repeats += 1;
             let before = std::mem::replace(&mut receipt.connection, connection);
             if before == connection {
                 self.verdict.add(Check::C2, || format!("{who}: {key} at {position} came twice on it"));
@@ -349,7 +349,7 @@ impl<'a> Pass<'a, '_> {
                 });
             }
         }
-        self.verdict.figures.overtakings += usize::from(is_overtaken);
+        self.verdict.measurements.overtakings += usize::from(is_overtaken);
         let highest = &mut self.highest[fact.priority as usize];
         *highest = (*highest).max(Some(position));
     }
@@ -378,7 +378,7 @@ impl<'a> Pass<'a, '_> {
             let (key, who) = (fact.key, format!("listener {} ({})", self.listener.id, self.listener.user));
             let known = shown(fact.known_at);
             if fact.standing == Standing::Acked {
-                self.verdict.figures.lost += 1;
+                self.verdict.measurements.lost += 1;
                 self.verdict.add(Check::C1, || {
                     format!("{key} at {position}, acknowledged at {known}, never reached {who}")
                 });
@@ -442,7 +442,7 @@ impl<'a> Pass<'a, '_> {
             }
             let came = self.got.get(&index).map(|receipt| receipt.at);
             if let Some(came) = came.filter(|_| !self.listener.is_slow) {
-                let caught_up = &mut self.verdict.figures.caught_up_after;
+                let caught_up = &mut self.verdict.measurements.caught_up_after;
                 *caught_up = (*caught_up).max(Some(came.saturating_sub(healed)));
             }
             if came.is_none_or(|came| came > deadline && !self.listener.is_slow) {

@@ -34,7 +34,7 @@ async fn comes_while_its_node_reads() {
         run.calm(0.4).await;
     }
     run.fault("a listener comes and goes on a node that reads slowly", begun);
-    let reads = run.world.nodes[0].figure("carillon_catch_up_reads_total").await;
+    let reads = run.world.nodes[0].metric("carillon_catch_up_reads_total").await;
     assert!(reads >= 50.0, "node 0 read only {reads} times what was new");
     assert!(run.streams_ended_since(begun) >= 20, "the listener hardly went");
     run.finish().await.assert_clean();
@@ -112,7 +112,7 @@ async fn publish(run: &Run, lifetime: Option<Duration>) -> Vec<String> {
 
 /// That most of what ended had waited in the node, and was taken out.
 async fn gets_hardly_any(mut run: Run, listener: usize) {
-    let lags = run.world.nodes[0].figure("carillon_listener_lags_total").await;
+    let lags = run.world.nodes[0].metric("carillon_listener_lags_total").await;
     assert_eq!(lags, 0.0, "the node kept nothing for it: this shows nothing");
     assert_eq!(run.clients[listener].deliveries(), 0, "it read");
     run.clients[listener].set_pace(Pace::Full);

@@ -45,12 +45,24 @@ fn a_clean_ledger_passes_and_is_measured() {
     run.acked("sentinel-1", 8, 101, Everyone);
     run.got(alice, "sentinel-1", 102);
     run.got(bob, "sentinel-1", 107);
-    let figures = run.breaks(&[]).figures;
-    assert_eq!((figures.acked, figures.unknown, figures.failed, figures.listeners), (4, 1, 1, 2));
-    assert_eq!((figures.deliveries, figures.lost, figures.raw_repeats, figures.overtakings), (7, 0, 0, 0));
-    assert_eq!((figures.worst_delay, figures.p50_delay, figures.p99_delay), (ms(29), ms(3), ms(29)));
-    assert_eq!((figures.longest_outage, figures.peak_memory, figures.resets), (ms(11), 300, 0));
-    assert_eq!(figures.caught_up_after, Some(ms(7)));
+    let measurements = run.breaks(&[]).measurements;
+    assert_eq!(
+        (measurements.acked, measurements.unknown, measurements.failed, measurements.listeners),
+        (4, 1, 1, 2)
+    );
+    assert_eq!(
+        (measurements.deliveries, measurements.lost, measurements.raw_repeats, measurements.overtakings),
+        (7, 0, 0, 0)
+    );
+    assert_eq!(
+        (measurements.worst_delay, measurements.p50_delay, measurements.p99_delay),
+        (ms(29), ms(3), ms(29))
+    );
+    assert_eq!(
+        (measurements.longest_outage, measurements.peak_memory, measurements.resets),
+        (ms(11), 300, 0)
+    );
+    assert_eq!(measurements.caught_up_after, Some(ms(7)));
 }
 
 #[test]
@@ -61,7 +73,7 @@ fn c1_an_acknowledged_event_that_does_not_come_is_found() {
     run.got(bob, "a", 12);
     run.got(bob, "b", 22);
     let verdict = run.breaks(&[C1]);
-    assert_eq!((verdict.count(C1), verdict.figures.lost), (1, 1));
+    assert_eq!((verdict.count(C1), verdict.measurements.lost), (1, 1));
     assert!(verdict.violations[0].text.contains("c at 6"), "{verdict}");
 }
 
@@ -143,12 +155,12 @@ fn c2_a_repeat_on_one_connection_is_found_and_one_on_another_is_counted() {
     let mut on_another = run.clone();
     run.got(alice, "a", 13);
     run.promises.raw_repeats = 5;
-    assert_eq!(run.breaks(&[C2]).figures.raw_repeats, 1);
+    assert_eq!(run.breaks(&[C2]).measurements.raw_repeats, 1);
     on_another.resumed(alice, 20, "e-0");
     on_another.got(alice, "a", 21);
     on_another.breaks(&[C2]);
     on_another.promises.raw_repeats = 1;
-    assert_eq!(on_another.breaks(&[]).figures.raw_repeats, 1);
+    assert_eq!(on_another.breaks(&[]).measurements.raw_repeats, 1);
 }
 
 #[test]
@@ -165,7 +177,7 @@ fn c3_only_what_is_more_urgent_may_overtake() {
     let (low, normal, high, urgent) = (Priority::Low, Priority::Normal, Priority::High, Priority::Urgent);
     for (first, second) in [(low, normal), (normal, high), (low, urgent), (high, urgent)] {
         let verdict = order(first, second, Promises::default());
-        assert!(verdict.is_clean() && verdict.figures.overtakings == 1, "{verdict}");
+        assert!(verdict.is_clean() && verdict.measurements.overtakings == 1, "{verdict}");
         let strict = order(first, second, Promises { overtaking: None, ..Promises::default() });
         assert_eq!(strict.broken(), [C3]);
     }
@@ -446,9 +458,9 @@ fn an_outage_lasts_until_the_next_stream_has_begun() {
     run.stamp(alice, 130, "e-0");
     run.closed(alice, 200);
     run.sample(220, 1, 1, 0);
-    assert_eq!(run.breaks(&[]).figures.longest_outage, ms(30));
+    assert_eq!(run.breaks(&[]).measurements.longest_outage, ms(30));
     run.sample(300, 1, 1, 0);
-    assert_eq!(run.check().figures.longest_outage, ms(100));
+    assert_eq!(run.check().measurements.longest_outage, ms(100));
     run.ended(200, Ended::Left { listener: alice });
-    assert_eq!(run.check().figures.longest_outage, ms(30));
+    assert_eq!(run.check().measurements.longest_outage, ms(30));
 }

@@ -30,19 +30,19 @@ impl Report {
 
     /// One row of the table of faults.
     pub fn row(fault: &str, promised: &str, seed: u64, verdict: &Verdict) -> String {
-        let figures = &verdict.figures;
+        let measurements = &verdict.measurements;
         format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {seed} |\n",
             in_cell(fault),
             in_cell(promised),
-            figures.acked,
-            figures.listeners,
-            figures.deliveries,
-            figures.lost,
-            figures.raw_repeats,
-            duration(figures.worst_delay),
-            duration(figures.longest_outage),
-            memory(figures.peak_memory),
+            measurements.acked,
+            measurements.listeners,
+            measurements.deliveries,
+            measurements.lost,
+            measurements.raw_repeats,
+            duration(measurements.worst_delay),
+            duration(measurements.longest_outage),
+            memory(measurements.peak_memory),
         )
     }
 }
@@ -59,9 +59,9 @@ fn markdown(name: &str, seed: u64, ledger: &Ledger, verdict: &Verdict) -> String
         let (begun, healed) = (fault.begun.as_secs_f64(), fault.healed.as_secs_f64());
         _ = writeln!(text, "- {begun:.3} s to {healed:.3} s ({}): {}", duration(lasted), fault.name);
     }
-    text.push_str("\n## Figures\n\n| figure | measured |\n| --- | ---: |\n");
-    for (figure, measured) in figures(verdict) {
-        _ = writeln!(text, "| {figure} | {measured} |");
+    text.push_str("\n## Measurements\n\n| what | measured |\n| --- | ---: |\n");
+    for (what, measured) in measurements(verdict) {
+        _ = writeln!(text, "| {what} | {measured} |");
     }
     text.push_str("\n## Violations\n\n");
     if verdict.is_clean() {
@@ -81,24 +81,24 @@ fn told(check: Check, verdict: &Verdict) -> String {
         .collect()
 }
 
-fn figures(verdict: &Verdict) -> Vec<(&'static str, String)> {
-    let figures = &verdict.figures;
+fn measurements(verdict: &Verdict) -> Vec<(&'static str, String)> {
+    let measurements = &verdict.measurements;
     vec![
-        ("events acknowledged", figures.acked.to_string()),
-        ("events of unknown outcome", figures.unknown.to_string()),
-        ("events refused", figures.failed.to_string()),
-        ("listeners", figures.listeners.to_string()),
-        ("deliveries", figures.deliveries.to_string()),
-        ("lost", figures.lost.to_string()),
-        ("repeated", figures.raw_repeats.to_string()),
-        ("overtaken", figures.overtakings.to_string()),
-        ("delay, half of all at most", duration(figures.p50_delay)),
-        ("delay, 99 of 100 at most", duration(figures.p99_delay)),
-        ("delay, worst", duration(figures.worst_delay)),
-        ("longest outage of a listener", duration(figures.longest_outage)),
-        ("resets told", figures.resets.to_string()),
-        ("peak memory of a process", memory(figures.peak_memory)),
-        ("caught up after healing", figures.caught_up_after.map_or("not measured".to_owned(), duration)),
+        ("events acknowledged", measurements.acked.to_string()),
+        ("events of unknown outcome", measurements.unknown.to_string()),
+        ("events refused", measurements.failed.to_string()),
+        ("listeners", measurements.listeners.to_string()),
+        ("deliveries", measurements.deliveries.to_string()),
+        ("lost", measurements.lost.to_string()),
+        ("repeated", measurements.raw_repeats.to_string()),
+        ("overtaken", measurements.overtakings.to_string()),
+        ("delay, half of all at most", duration(measurements.p50_delay)),
+        ("delay, 99 of 100 at most", duration(measurements.p99_delay)),
+        ("delay, worst", duration(measurements.worst_delay)),
+        ("longest outage of a listener", duration(measurements.longest_outage)),
+        ("resets told", measurements.resets.to_string()),
+        ("peak memory of a process", memory(measurements.peak_memory)),
+        ("caught up after healing", measurements.caught_up_after.map_or("not measured".to_owned(), duration)),
     ]
 }
 

@@ -146,8 +146,8 @@ impl Run {
         println!("{}: CARILLON_TEST_SEED={seed}", plan.name);
         let ledger = LedgerWriter::new();
         let watched = Arc::new(Mutex::new(Vec::new()));
-        let figures: Vec<String> = world.nodes.iter().map(|node| node.metrics.clone()).collect();
-        let sampler = tokio::spawn(sample(figures, watched.clone(), ledger.clone()));
+        let metrics: Vec<String> = world.nodes.iter().map(|node| node.metrics.clone()).collect();
+        let sampler = tokio::spawn(sample(metrics, watched.clone(), ledger.clone()));
         let run = Self {
             clients: Vec::new(),
             draws: StdRng::seed_from_u64(seed),
@@ -430,7 +430,7 @@ async fn sample(metrics: Vec<String>, watched: Arc<Mutex<Vec<Option<u32>>>>, led
         for (number, (pid, address)) in pids.iter().zip(&metrics).enumerate() {
             let (Some(pid), Ok(answer)) = (pid, client.get(address).send().await) else { continue };
             // A node that has not seen the log yet does not say.
-            let queued = answer.text().await.ok().and_then(|text| figure(&text, "carillon_lag_positions"));
+            let queued = answer.text().await.ok().and_then(|text| metric(&text, "carillon_lag_positions"));
             let (Some(queued), Some((resident, descriptors))) = (queued, usage(*pid)) else { continue };
             let process = process_name(number);
             ledger.sample(Sample { process, at: ledger.now(), resident, descriptors, queued });
@@ -451,7 +451,7 @@ fn process_name(node: usize) -> String {
     format!("node {node}")
 }
 
-fn figure(text: &str, name: &str) -> Option<u64> {
+fn metric(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().parse::<f64>().ok().map(|value| value as u64)
 }

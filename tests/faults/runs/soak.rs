@@ -1,5 +1,5 @@
 //! Random faults, one after another and sometimes two at once, for as long as it is told:
-//! `CARILLON_SOAK_SECONDS=3600 scripts/test --test ledger -- --ignored --nocapture soak`.
+//! `CARILLON_SOAK_SECONDS=3600 scripts/test --test faults -- --ignored --nocapture soak`.
 
 use std::time::Duration;
 

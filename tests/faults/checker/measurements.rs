@@ -10,7 +10,7 @@ use crate::ledger::{At, Ledger, What};
 
 /// What was measured in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct Measurements {
     /// Events that were acknowledged.
     pub acked: usize,
     /// Events whose fate no publisher was told.
@@ -52,15 +52,15 @@ pub fn fill(ledger: &Ledger, events: &Events<'_>, verdict: &mut Verdict) {
         let place = (delays.len() * percent).div_ceil(100).saturating_sub(1);
         delays.get(place).copied().unwrap_or_default()
     };
-    let figures = &mut verdict.figures;
-    figures.acked = count(Standing::Acked);
-    figures.unknown = count(Standing::Unknown);
-    figures.failed = count(Standing::Failed);
-    figures.listeners = ledger.listeners.len();
-    figures.worst_delay = at_percent(100);
-    figures.p50_delay = at_percent(50);
-    figures.p99_delay = at_percent(99);
-    figures.longest_outage = longest_outage(ledger, events);
+    let measurements = &mut verdict.measurements;
+    measurements.acked = count(Standing::Acked);
+    measurements.unknown = count(Standing::Unknown);
+    measurements.failed = count(Standing::Failed);
+    measurements.listeners = ledger.listeners.len();
+    measurements.worst_delay = at_percent(100);
+    measurements.p50_delay = at_percent(50);
+    measurements.p99_delay = at_percent(99);
+    measurements.longest_outage = longest_outage(ledger, events);
 }
 
 /// From the end of a stream (or the first attempt at one) to the first id of the next. Whoever was revoked or

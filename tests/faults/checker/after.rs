@@ -34,7 +34,7 @@ pub fn resources(ledger: &Ledger, promises: &Promises, verdict: &mut Verdict) {
                 verdict.add(Check::C8, || format!("{process}: {measured} {what}, {bound} promised"));
             }
         }
-        verdict.figures.peak_memory = verdict.figures.peak_memory.max(resident);
+        verdict.measurements.peak_memory = verdict.measurements.peak_memory.max(resident);
     }
 }
 

@@ -102,11 +102,11 @@ impl Run {
         })
     }
 
-    /// Waits until each node of these has this figure above what it was.
-    pub async fn until_counted(&self, nodes: impl Iterator<Item = usize>, figure: &str, before: f64) {
+    /// Waits until each node of these has this metric above what it was.
+    pub async fn until_counted(&self, nodes: impl Iterator<Item = usize>, metric: &str, before: f64) {
         for node in nodes {
-            let counted = async || self.world.nodes[node].figure(figure).await > before;
-            wait_until(DEADLINE, &format!("node {node} counts {figure}"), counted).await;
+            let counted = async || self.world.nodes[node].metric(metric).await > before;
+            wait_until(DEADLINE, &format!("node {node} counts {metric}"), counted).await;
         }
     }
 }

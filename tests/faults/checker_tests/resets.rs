@@ -17,7 +17,7 @@ fn a_reset_excuses_only_where_it_is_permitted() {
     run.got(alice, "b", 31);
     run.breaks(&[C1, C4]);
     run.promises.resets = true;
-    assert_eq!(run.breaks(&[]).figures.resets, 1);
+    assert_eq!(run.breaks(&[]).measurements.resets, 1);
     // Only what lies behind it.
     run.ledger.heard.pop();
     run.breaks(&[C1]);
