@@ -190,8 +190,10 @@ pub fn after_append(
                 }
                 Vec::new()
             }
-            Audience::Users(users) => users.iter().map(|user| user_channel(*user)).collect(),
-            Audience::Topic(topic) => vec![topic_channel(topic)],
+            Audience::Of { users, topics } => {
+                let users = users.iter().map(|user| user_channel(*user));
+                users.chain(topics.iter().map(topic_channel)).collect()
+            }
         };
         elsewhere.push((delivery.position(), delivery.head.audience.clone()));
         if channels.is_empty() {
@@ -237,8 +239,8 @@ mod tests {
         let topic = "room/1".parse().unwrap();
         let all = vec![
             delivery(3, Audience::Everyone),
-            delivery(4, Audience::Users(vec![7, 8])),
-            delivery(6, Audience::Topic(topic)),
+            delivery(4, Audience::users(vec![7, 8])),
+            delivery(6, Audience::topic(topic)),
             delivery(7, Audience::Everyone),
         ];
         let messages = after_append(&"e".parse().unwrap(), 2, 7, all.clone());
@@ -271,12 +273,12 @@ mod tests {
     #[test]
     fn what_is_sent_after_an_append_is_bounded_whatever_its_recipients() {
         let (many, large) = ((0..1_000).collect::<Vec<UserId>>(), "x".repeat(60_000));
-        let mut all: Vec<_> = (1..=50).map(|p| delivery(p, Audience::Users(many.clone()))).collect();
+        let mut all: Vec<_> = (1..=50).map(|p| delivery(p, Audience::users(many.clone()))).collect();
         for delivery in &mut all {
             let frame = format!("id: e-{}\ndata: {large}\n\n", delivery.position());
             delivery.frame = Frame::from_wire(frame.into()).unwrap();
         }
-        all.insert(0, delivery(0, Audience::Users(vec![1])));
+        all.insert(0, delivery(0, Audience::users(vec![1])));
         let messages = after_append(&"e".parse().unwrap(), 0, 50, all);
         let sent: usize = messages.iter().map(|(_, payload)| payload.len()).sum();
         assert!(sent <= 2 * MAX_SENT, "{sent} bytes");

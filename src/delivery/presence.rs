@@ -371,7 +371,7 @@ impl Keeper {
             }
         }
         for listener in changes.untold.values() {
-            let topics = listener.reader.topics.iter();
+            let topics = listener.reader.selector.topics.iter();
             let rooms = topics.filter_map(|topic| Some((topic, self.rooms.get(topic)?)));
             let bodies: Vec<_> =
                 rooms.map(|(topic, watched)| Present::new(topic, watched.room.users()).body()).collect();

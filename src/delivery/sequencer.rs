@@ -241,7 +241,7 @@ fn size(delivery: &Delivery) -> usize {
 }
 
 fn audience_size(audience: &Audience) -> usize {
-    size_of::<Delivery>() + size_of::<UserId>() * audience.recipients()
+    size_of::<Delivery>() + size_of::<UserId>() * audience.targets()
 }
 
 type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);

@@ -165,19 +165,19 @@ impl Subscriber {
         let hub = &self.feed.hub;
         match notice {
             Notice::Read { user, position, read } => {
-                let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
+                let (guard, audience) = (hub.lock(), Audience::users(vec![user]));
                 if read {
                     guard.forget(&audience, position);
                 }
                 guard.notify(&audience, "carillon.read", &json!({ "position": position, "read": read }));
             }
             Notice::ReadUpTo { user, up_to } => {
-                let (guard, audience) = (hub.lock(), Audience::Users(vec![user]));
+                let (guard, audience) = (hub.lock(), Audience::users(vec![user]));
                 guard.forget_up_to(user, up_to);
                 guard.notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
             }
             Notice::ReadUpToTakenBack { user } => {
-                let audience = Audience::Users(vec![user]);
+                let audience = Audience::users(vec![user]);
                 hub.lock().notify(&audience, "carillon.read", &json!({ "read": false }));
             }
             Notice::Retracted { position, audience } => {
@@ -283,10 +283,10 @@ impl Subscriber {
             Output::Read { after, up_to } => {
                 metrics::counter!("carillon_catch_up_reads_total").increment(1);
                 guard.reading(up_to);
-                let (users, topics) = guard.interests();
+                let selector = guard.interests();
                 let (feed, epoch) = (self.feed.clone(), epoch.clone());
                 self.questions.spawn(async move {
-                    let page = feed.store.read_for_node(after, up_to, &users, &topics, READ_PAGE).await;
+                    let page = feed.store.read_for_node(after, up_to, &selector, READ_PAGE).await;
                     let encode = |e: &_| Arc::new(Delivery::of(&epoch, e));
                     let page = page.map(|page| (page.events.iter().map(encode).collect(), page.end));
                     Answer::Page(epoch, page)

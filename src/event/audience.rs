@@ -2,50 +2,73 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Invalid, UserId, is_name_byte};
 
-/// Whom an event is for. Also the route by which it travels from node to node.
+/// Whom an event is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Audience {
     /// Every signed-in listener.
     Everyone,
-    /// These users, sorted and without repeats; never empty.
-    Users(Vec<UserId>),
-    /// Listeners who asked for this topic.
-    Topic(Topic),
+    /// These users, and who listens to any of these topics: each list sorted, each target once, not both empty, at most
+    /// [`Audience::MAX_TARGETS`] in all.
+    Of {
+        /// The users.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        users: Vec<UserId>,
+        /// The topics.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        topics: Vec<Topic>,
+    },
 }
 
 impl Audience {
-    /// These users, sorted and each once.
-    pub fn users(mut ids: Vec<UserId>) -> Self {
-        ids.sort_unstable();
-        ids.dedup();
-        Self::Users(ids)
+    /// The most users and topics of one event, together.
+    pub const MAX_TARGETS: usize = 1_000;
+
+    /// These users and topics.
+    pub fn of(mut users: Vec<UserId>, mut topics: Vec<Topic>) -> Self {
+        users.sort_unstable();
+        users.dedup();
+        topics.sort_unstable();
+        topics.dedup();
+        Self::Of { users, topics }
     }
 
-    /// How many users it names.
-    pub fn recipients(&self) -> usize {
-        if let Self::Users(users) = self { users.len() } else { 0 }
+    /// These users.
+    pub fn users(users: Vec<UserId>) -> Self {
+        Self::of(users, Vec::new())
     }
 
-    /// Whether a listener who is `user` and asked for `topics` is meant. The one rule for who may see what.
-    pub fn includes(&self, user: UserId, topics: &[Topic]) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Users(ids) => ids.binary_search(&user).is_ok(),
-            Self::Topic(topic) => topics.contains(topic),
-        }
+    /// Who listens to this topic.
+    pub fn topic(topic: Topic) -> Self {
+        Self::Of { users: Vec::new(), topics: vec![topic] }
+    }
+
+    /// The users it names.
+    pub fn user_ids(&self) -> &[UserId] {
+        if let Self::Of { users, .. } = self { users } else { &[] }
+    }
+
+    /// The topics it names.
+    pub fn topics(&self) -> &[Topic] {
+        if let Self::Of { topics, .. } = self { topics } else { &[] }
+    }
+
+    /// How many users and topics it names.
+    pub fn targets(&self) -> usize {
+        self.user_ids().len() + self.topics().len()
     }
 }
 
-/// A topic: up to eight segments of `[A-Za-z0-9._-]`, joined by `/`.
+/// Parsed once, then shared: clones cost a count. A topic: up to eight segments of `[A-Za-z0-9._-]`, joined by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Topic(String);
+pub struct Topic(Arc<str>);
 
 impl Topic {
     /// The most segments a topic may have.
@@ -60,7 +83,7 @@ impl Topic {
 
     /// A topic read back from the store, which only ever holds checked ones.
     pub fn from_stored(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 }
 
@@ -78,7 +101,7 @@ impl FromStr for Topic {
                 "must be segments of letters, digits, '.', '_' and '-', joined by '/'",
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -103,15 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_includes_only_whom_it_names() {
-        let room: Topic = "room/1".parse().unwrap();
-        assert!(Audience::Everyone.includes(9, &[]));
-        let two = Audience::users(vec![7, 3, 7]);
-        assert_eq!(two, Audience::Users(vec![3, 7]));
-        assert!(
-            two.includes(3, &[]) && two.includes(7, &[]) && !two.includes(5, std::slice::from_ref(&room))
-        );
-        assert!(Audience::Topic(room.clone()).includes(1, std::slice::from_ref(&room)));
-        assert!(!Audience::Topic(room).includes(1, &[]));
+    fn targets_are_sorted_and_each_once() {
+        let (a, b): (Topic, Topic) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let audience = Audience::of(vec![7, 3, 7], vec![b.clone(), a.clone(), b.clone()]);
+        assert_eq!((audience.user_ids(), audience.topics()), (&[3, 7][..], &[a, b][..]));
+        assert_eq!((audience.targets(), Audience::Everyone.targets()), (4, 0));
     }
 }

@@ -98,8 +98,10 @@ impl<'a> From<&'a Event> for Shown<'a> {
     fn from(event: &'a Event) -> Self {
         let (to, topic) = match &event.audience {
             Audience::Everyone => ("everyone", None),
-            Audience::Users(_) => ("you", None),
-            Audience::Topic(topic) => ("topic", Some(topic.as_str())),
+            Audience::Of { topics, .. } => match topics.first() {
+                Some(topic) => ("topic", Some(topic.as_str())),
+                None => ("you", None),
+            },
         };
         Self {
             id: event.id,

@@ -5,6 +5,7 @@ pub mod cursor;
 pub mod draft;
 pub mod frame;
 pub mod leave_order;
+pub mod selector;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,7 @@ pub use audience::{Audience, Topic};
 pub use cursor::{Cursor, Epoch};
 pub use draft::{Draft, Recipients};
 pub use frame::{Delivery, Frame};
+pub use selector::Selector;
 
 /// A place in the log: strictly increasing in commit order, with holes. Zero is before the first event.
 pub type Position = i64;

@@ -56,7 +56,11 @@ pub async fn page(
     caller: &Identity,
     params: &Params,
 ) -> Result<InboxPage, Problem> {
-    let reader = params.reader(caller, rules)?;
+    let mut reader = params.reader(caller, rules)?;
+    if !reader.selector.topics.is_empty() {
+        // Of these topics alone.
+        (reader.selector.everyone, reader.selector.users) = (false, Vec::new());
+    }
     let limit = params.parsed("limit", "must be a whole number")?.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Invalid::new("limit", format!("must be 1 to {MAX_PAGE}")).into());
@@ -67,9 +71,7 @@ pub async fn page(
         Some(_) => return Err(Invalid::new("order", "must be newest or priority").into()),
     };
     let query = InboxQuery {
-        filter: params.filter()?,
         unread_only: params.flag("unread")?,
-        topics_only: !reader.topics.is_empty(),
         include_expired: params.flag("include_expired")?,
         order,
         after: params.one("after")?.map(read_key).transpose()?,

@@ -7,10 +7,10 @@ use axum::http::request::Parts;
 use url::form_urlencoded;
 
 use super::problem::Problem;
-use crate::event::{Invalid, Topic};
+use crate::event::{Invalid, Selector, Topic};
 use crate::identity::Identity;
 use crate::identity::topic_rules::TopicRules;
-use crate::store::{Filter, Reader};
+use crate::store::Reader;
 
 /// The most values of one repeatable parameter.
 const MAX_REPEATS: usize = 32;
@@ -52,21 +52,16 @@ impl Params {
         Ok(values)
     }
 
-    /// `type` and `min_priority`.
-    pub fn filter(&self) -> Result<Filter, Problem> {
-        let must = "must be low, normal, high or urgent";
-        Ok(Filter { types: self.list("type")?, min_priority: self.parsed("min_priority", must)? })
-    }
-
-    /// The caller, with the topics asked for, which they may read.
+    /// The caller, with what is asked for by `topic`, `type` and `min_priority`; the topics they may read.
     pub fn reader(&self, caller: &Identity, rules: &TopicRules) -> Result<Reader, Problem> {
-        let mut topics: Vec<Topic> = self.list("topic")?;
+        let topics: Vec<Topic> = self.list("topic")?;
         if let Some(topic) = topics.iter().find(|topic| !rules.may_read(&caller.user, topic)) {
             return Err(Problem::forbidden(&format!("topic: you may not read {topic}")).about("topic"));
         }
-        topics.sort_unstable();
-        topics.dedup();
-        Ok(Reader { user: caller.user.id, topics })
+        let must = "must be low, normal, high or urgent";
+        let (types, min_priority) = (self.list("type")?, self.parsed("min_priority", must)?);
+        let selector = Selector { types, min_priority, ..Selector::of_user(caller.user.id, topics) };
+        Ok(Reader { user: caller.user.id, selector })
     }
 
     /// All values of a parameter, as they were given; empty ones count as absent.

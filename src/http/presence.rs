@@ -20,7 +20,7 @@ pub async fn show(
     params: Params,
 ) -> Result<Json<Present>, Problem> {
     let reader = params.reader(&identity, &rules)?;
-    let [topic] = &reader.topics[..] else {
+    let [topic] = &reader.selector.topics[..] else {
         return Err(Invalid::new("topic", "must stand once").into());
     };
     Ok(Json(presence.present(topic).await?))

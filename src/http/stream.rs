@@ -48,11 +48,10 @@ pub async fn open(
         reader: params.reader(&identity, &app.rules)?,
         name: identity.user.name.into(),
         wants_presence: params.flag("presence")?,
-        filter: params.filter()?,
         credential: identity.credential,
         connection: connection.0,
     };
-    if subscription.wants_presence && subscription.reader.topics.is_empty() {
+    if subscription.wants_presence && subscription.reader.selector.topics.is_empty() {
         return Err(Invalid::new("presence", "needs a topic").into());
     }
     // The header wins: a browser keeps it up to date, while the address stays as the page wrote it.
@@ -95,7 +94,7 @@ fn history(params: &Params, subscription: &Subscription) -> Result<Option<u32>, 
         (None, Some(_)) => return Err(Invalid::new("last", "must be 1").into()),
         (wanted, None) => ("history", wanted),
     };
-    if wanted.is_some() && subscription.reader.topics.is_empty() {
+    if wanted.is_some() && subscription.reader.selector.topics.is_empty() {
         return Err(Invalid::new(name, "needs a topic").into());
     }
     Ok(wanted)

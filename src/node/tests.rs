@@ -1,8 +1,9 @@
 use super::*;
 use crate::account::{Credential, Role};
 use crate::delivery::hub::Subscription;
+use crate::event::Selector;
 use crate::event::{Audience, Expiry, NewEvent, Priority};
-use crate::store::{Filter, Reader, StoreLimits};
+use crate::store::{Reader, StoreLimits};
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
 use std::time::Instant;
@@ -77,8 +78,7 @@ async fn whoever_has_a_page_open_uses_their_session() {
     store.create_session(user, &secret, Duration::from_secs(600), "").await.unwrap();
     world.execute("update sessions set created_at = created_at - 200000").await;
     let subscription = Subscription {
-        reader: Reader { user, topics: Vec::new() },
-        filter: Filter::default(),
+        reader: Reader { user, selector: Selector::of_user(user, vec![]) },
         credential: Credential::Session(secret),
         connection: CancellationToken::new(),
         name: "me".into(),

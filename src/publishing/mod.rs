@@ -122,7 +122,7 @@ impl Room {
 
 /// What an event takes in memory, about.
 fn size(data: &str, audience: &Audience) -> usize {
-    data.len() + size_of::<UserId>() * audience.recipients() + size_of::<Event>()
+    data.len() + size_of::<UserId>() * audience.targets() + size_of::<Event>()
 }
 
 /// One node's way into the log. Cheap to clone.
@@ -231,7 +231,7 @@ fn audience(to: Recipients, users: &HashMap<String, UserId>, index: usize) -> Re
     };
     Ok(match &to {
         Recipients::Everyone => Audience::Everyone,
-        Recipients::Topic(topic) => Audience::Topic(topic.parse::<Topic>()?),
+        Recipients::Topic(topic) => Audience::topic(topic.parse::<Topic>()?),
         _ => Audience::users(named(&to).iter().map(number).collect::<Result<_, _>>()?),
     })
 }

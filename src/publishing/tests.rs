@@ -79,7 +79,7 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
         id: Uuid::now_v7(),
         event_type: "test".parse().unwrap(),
         priority: Priority::Normal,
-        audience: Audience::Users((0..1_000).collect()),
+        audience: Audience::users((0..1_000).collect()),
         data: "x".repeat(40_000),
         created_at: 0,
         expires_at: None,

@@ -111,8 +111,10 @@ impl Inbox {
 
     async fn find(&self, user: &User, id: Uuid, also_left: bool) -> Result<Option<InboxEntry>, StoreError> {
         let may_read = |entry: &InboxEntry| match &entry.event.audience {
-            Audience::Topic(topic) => self.rules.may_read(user, topic),
-            Audience::Everyone | Audience::Users(_) => true,
+            Audience::Everyone => true,
+            Audience::Of { users, topics } => {
+                users.contains(&user.id) || topics.iter().any(|topic| self.rules.may_read(user, topic))
+            }
         };
         Ok(self.store.inbox_event(user.id, id, also_left).await?.filter(may_read))
     }

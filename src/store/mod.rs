@@ -27,7 +27,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
-use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Topic, UserId};
+use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Selector, UserId};
 pub use schema::Schema;
 pub use types::*;
 
@@ -141,17 +141,16 @@ impl Store {
         forward!(self.append(events))
     }
 
-    /// Reads `(after, up_to]` for a node: everything for everyone, for any of `users` or on any of `topics`,
-    /// whatever its state of reading; not what is retracted or expired. Audiences come whole.
+    /// Reads `(after, up_to]` for a node: everything that `selector` targets, whatever its state of reading; not what
+    /// is retracted or expired. Audiences come whole.
     pub async fn read_for_node(
         &self,
         after: Position,
         up_to: Position,
-        users: &[UserId],
-        topics: &[Topic],
+        selector: &Selector,
         limit: u32,
     ) -> Result<Page> {
-        forward!(self.read_for_node(after, up_to, users, topics, limit))
+        forward!(self.read_for_node(after, up_to, selector, limit))
     }
 
     /// Reads `(after, up_to]` as a stream would replay it to `reader`: not what is retracted, expired or read.
@@ -160,10 +159,9 @@ impl Store {
         after: Position,
         up_to: Position,
         reader: &Reader,
-        filter: &Filter,
         limit: u32,
     ) -> Result<Page> {
-        forward!(self.read_for_reader(after, up_to, reader, filter, limit))
+        forward!(self.read_for_reader(after, up_to, reader, limit))
     }
 
     /// The event at `position`, whatever its state; for routing, never to be shown to anybody by itself.

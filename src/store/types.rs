@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::event::{Epoch, Event, EventType, Millis, Position, Priority, Topic, UserId};
+use crate::event::{Epoch, Event, Millis, Position, Priority, Selector, UserId};
 
 /// Where the log stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,22 +53,13 @@ pub struct Page {
     pub floor: Option<Position>,
 }
 
-/// Who reads, and which topics besides what is addressed to them.
+/// Who reads, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reader {
-    /// The user.
+    /// Whose reading counts: what left this user after reading is not shown.
     pub user: UserId,
-    /// The topics asked for.
-    pub topics: Vec<Topic>,
-}
-
-/// Which of a reader's events are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only these types; empty: all.
-    pub types: Vec<EventType>,
-    /// Only this priority and higher.
-    pub min_priority: Option<Priority>,
+    /// Which events are wanted; of users it names this one or nobody.
+    pub selector: Selector,
 }
 
 /// The order of an inbox page.
@@ -84,12 +75,8 @@ pub enum InboxOrder {
 /// A question for an inbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InboxQuery {
-    /// Which events.
-    pub filter: Filter,
     /// Only unread ones.
     pub unread_only: bool,
-    /// Only events of the reader's topics; otherwise also what is for everyone and for the user.
-    pub topics_only: bool,
     /// Also those that have expired (never retracted ones).
     pub include_expired: bool,
     /// In which order.

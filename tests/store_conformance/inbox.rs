@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, UserId};
-use carillon::store::{Filter, InboxEntry, InboxOrder, InboxQuery, Reader, Store};
+use carillon::store::{InboxEntry, InboxOrder, InboxQuery, Reader, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -64,16 +64,14 @@ pub async fn filters_leave_out_the_rest(store: &Store) {
     let c = add(store, typed(on_topic("t"), "b", Priority::Normal)).await;
     add(store, typed(for_users(&[2]), "b", Priority::High)).await;
     let me = reader(1, &["t"]);
-    let filtered = |types: &[&str], min_priority| InboxQuery {
-        filter: Filter { types: types.iter().map(|name| event_type(name)).collect(), min_priority },
-        ..everything()
-    };
+    let of_me = |types: &[&str], min_priority| filtered(me.clone(), types, min_priority);
     assert_eq!(places(store, &me, &everything()).await, [c, b, a]);
     assert_eq!(places(store, &reader(1, &[]), &everything()).await, [b, a]);
-    assert_eq!(places(store, &me, &filtered(&["b"], None)).await, [c, b]);
-    assert_eq!(places(store, &me, &filtered(&["a", "b"], Some(Priority::Normal))).await, [c, b]);
-    assert_eq!(places(store, &me, &filtered(&[], Some(Priority::High))).await, [b]);
-    assert_eq!(places(store, &me, &InboxQuery { topics_only: true, ..everything() }).await, [c]);
+    assert_eq!(places(store, &of_me(&["b"], None), &everything()).await, [c, b]);
+    assert_eq!(places(store, &of_me(&["a", "b"], Some(Priority::Normal)), &everything()).await, [c, b]);
+    assert_eq!(places(store, &of_me(&[], Some(Priority::High)), &everything()).await, [b]);
+    let of_topic = Reader { selector: Selector::of_topics(vec![topic("t")]), ..me.clone() };
+    assert_eq!(places(store, &of_topic, &everything()).await, [c]);
     store.mark(1, b, true).await.unwrap();
     assert_eq!(places(store, &me, &InboxQuery { unread_only: true, ..everything() }).await, [c, a]);
     let entries = inbox(store, &me, &everything()).await;
@@ -222,7 +220,7 @@ pub async fn a_mark_reads_up_to_the_head_and_no_further(store: &Store) {
     let later = add(store, event()).await;
     assert_eq!(unread(store, &reader(1, &[])).await["test"], 1, "what comes later has not been read");
     store.mark_read_up_to(1, later - 1).await.unwrap();
-    assert_eq!(replay(store, &reader(1, &[]), &Filter::default()).await, [later]);
+    assert_eq!(replay(store, &reader(1, &[])).await, [later]);
 }
 
 pub async fn an_event_stays_after_reading_as_long_as_it_says(store: &Store) {
@@ -249,11 +247,11 @@ pub async fn expired_events_leave_everything_that_does_not_ask_for_them(store: &
     let me = reader(1, &[]);
     until_past(store, short[0].expires_at.unwrap()).await;
     let rest = [short[1].position];
-    assert_eq!(replay(store, &me, &Filter::default()).await, rest);
+    assert_eq!(replay(store, &me).await, rest);
     assert_eq!(places(store, &me, &everything()).await, rest);
     assert_eq!(unread(store, &me).await["test"], 1);
     let head = store.log_state().await.unwrap().head;
-    let page = store.read_for_node(0, head, &[1], &[], 10).await.unwrap();
+    let page = store.read_for_node(0, head, &node(&[1], &[]), 10).await.unwrap();
     assert_eq!(positions(&page.events), rest);
     let asked = InboxQuery { include_expired: true, ..everything() };
     assert_eq!(places(store, &me, &asked).await, [short[1].position, short[0].position]);
@@ -325,7 +323,7 @@ pub async fn inbox_counts_and_replay_agree_whatever_was_read(store: &Store) {
                 .filter(|(_, is_unread)| **is_unread)
                 .map(|(position, _)| *position)
                 .collect();
-            assert_eq!(replay(store, &me, &Filter::default()).await, expected, "step {step}, user {user}");
+            assert_eq!(replay(store, &me).await, expected, "step {step}, user {user}");
             let mut listed = places(store, &me, &InboxQuery { unread_only: true, ..everything() }).await;
             listed.reverse();
             assert_eq!(listed, expected, "step {step}, user {user}");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use carillon::account::Role;
 use carillon::event::{Audience, Expiry, NewEvent, Position, Priority};
-use carillon::store::{Filter, Store};
+use carillon::store::Store;
 use rand::RngExt as _;
 use uuid::Uuid;
 
@@ -57,7 +57,7 @@ async fn follow(store: Store, is_over: Arc<AtomicBool>) -> BTreeSet<Position> {
     loop {
         let was_over = is_over.load(Ordering::SeqCst);
         let head = store.log_state().await.unwrap().head;
-        let page = store.read_for_node(after, head, &[], &[], 500).await.unwrap();
+        let page = store.read_for_node(after, head, &node(&[], &[]), 500).await.unwrap();
         for event in page.events {
             assert!(event.position > after, "{} came again", event.position);
             assert!(seen.insert(event.position));
@@ -90,7 +90,7 @@ pub async fn an_event_comes_back_as_it_was_given(store: &Store) {
     let now = store.log_state().await.unwrap().now;
     let long = format!("\"{}\"", "long ".repeat(20_000));
     let datas = ["null", "{ \"b\": 1.50, \"a\": \"ä\u{1f514}\\u0000 '\\\" \" }", "[]", &long];
-    let audiences = [Audience::Everyone, Audience::users(vec![9, 4]), Audience::Topic(topic("a/b"))];
+    let audiences = [Audience::Everyone, Audience::users(vec![9, 4]), Audience::topic(topic("a/b"))];
     let expiries = [Expiry::Never, Expiry::At(now + 60_000), Expiry::After(60_000)];
     for (index, data) in datas.iter().enumerate() {
         let given = NewEvent {
@@ -154,7 +154,7 @@ pub async fn a_repeated_key_gives_the_first_event(store: &Store) {
     assert_eq!(mixed.previous, head);
     let other_publisher = NewEvent { publisher: 2, ..with_key("k", 0) };
     assert!(!append(store, &[other_publisher]).await.events[0].is_repeat);
-    assert_eq!(replay(store, &reader(1, &[]), &Filter::default()).await.len(), 5);
+    assert_eq!(replay(store, &reader(1, &[])).await.len(), 5);
 }
 
 pub async fn a_key_used_at_once_gives_one_event(store: &Store) {
@@ -168,7 +168,7 @@ pub async fn a_key_used_at_once_gives_one_event(store: &Store) {
     }
     assert_eq!(outcomes.iter().filter(|outcome| !outcome.is_repeat).count(), 1);
     assert!(outcomes.iter().all(|outcome| outcome.id == outcomes[0].id));
-    assert_eq!(replay(store, &reader(1, &[]), &Filter::default()).await, [outcomes[0].position]);
+    assert_eq!(replay(store, &reader(1, &[])).await, [outcomes[0].position]);
 }
 
 pub async fn an_append_is_all_or_nothing(store: &Store) {
@@ -176,7 +176,7 @@ pub async fn an_append_is_all_or_nothing(store: &Store) {
     let twice = for_users(&[1]);
     assert!(store.append(&[event(), twice.clone(), event(), twice]).await.is_err());
     assert_eq!(store.log_state().await.unwrap().head, head);
-    assert_eq!(replay(store, &reader(1, &[]), &Filter::default()).await, [head]);
+    assert_eq!(replay(store, &reader(1, &[])).await, [head]);
     assert!(add(store, event()).await > head);
 }
 
@@ -190,14 +190,14 @@ pub async fn a_node_reads_what_its_listeners_need(store: &Store) {
     store.retract(retracted.id, None).await.unwrap().unwrap();
     let head = store.log_state().await.unwrap().head;
     let read = async |users: &[UserId], topics: &[Topic]| {
-        store.read_for_node(0, head, users, topics, 100).await.unwrap().events
+        store.read_for_node(0, head, &node(users, topics), 100).await.unwrap().events
     };
     assert_eq!(positions(&read(&[], &[]).await), [everyone]);
     let events = read(&[3, 5, 3], &[topic("room/1")]).await;
     assert_eq!(positions(&events), [everyone, both, room]);
     assert_eq!(events[1].audience, Audience::users(vec![3, 5]));
     assert_eq!(positions(&read(&[8], &[topic("room")]).await), [everyone, other]);
-    let page = store.read_for_node(both, room, &[3, 8], &[], 100).await.unwrap();
+    let page = store.read_for_node(both, room, &node(&[3, 8], &[]), 100).await.unwrap();
     assert_eq!((positions(&page.events), page.end), (vec![other], room));
 }
 
@@ -206,23 +206,21 @@ pub async fn a_reader_reads_what_is_theirs(store: &Store) {
     let a = add(store, typed("a", Priority::Low)).await;
     let b = add(store, NewEvent { audience: Audience::users(vec![3]), ..typed("b", Priority::High) }).await;
     let c =
-        add(store, NewEvent { audience: Audience::Topic(topic("t")), ..typed("c", Priority::Urgent) }).await;
+        add(store, NewEvent { audience: Audience::topic(topic("t")), ..typed("c", Priority::Urgent) }).await;
     add(store, for_users(&[4])).await;
-    let all = Filter::default();
-    assert_eq!(replay(store, &reader(3, &["t"]), &all).await, [a, b, c]);
-    assert_eq!(replay(store, &reader(3, &[]), &all).await, [a, b]);
-    assert_eq!(replay(store, &reader(9, &["t", "x"]), &all).await, [a, c]);
-    let types = Filter { types: vec![event_type("b"), event_type("c")], ..all.clone() };
-    assert_eq!(replay(store, &reader(3, &["t"]), &types).await, [b, c]);
-    let high = Filter { min_priority: Some(Priority::High), ..all.clone() };
-    assert_eq!(replay(store, &reader(3, &["t"]), &high).await, [b, c]);
+    assert_eq!(replay(store, &reader(3, &["t"])).await, [a, b, c]);
+    assert_eq!(replay(store, &reader(3, &[])).await, [a, b]);
+    assert_eq!(replay(store, &reader(9, &["t", "x"])).await, [a, c]);
+    assert_eq!(replay(store, &filtered(reader(3, &["t"]), &["b", "c"], None)).await, [b, c]);
+    let high = |reader| filtered(reader, &[], Some(Priority::High));
+    assert_eq!(replay(store, &high(reader(3, &["t"]))).await, [b, c]);
     store.mark(3, a, true).await.unwrap();
-    assert_eq!(replay(store, &reader(3, &["t"]), &all).await, [b, c]);
-    assert!(replay(store, &reader(4, &[]), &high).await.is_empty());
+    assert_eq!(replay(store, &reader(3, &["t"])).await, [b, c]);
+    assert!(replay(store, &high(reader(4, &[]))).await.is_empty());
     store.mark_read_up_to(3, b).await.unwrap();
-    assert_eq!(replay(store, &reader(3, &["t"]), &all).await, [c]);
+    assert_eq!(replay(store, &reader(3, &["t"])).await, [c]);
     store.mark(3, b, false).await.unwrap();
-    assert_eq!(replay(store, &reader(3, &["t"]), &all).await, [b, c]);
+    assert_eq!(replay(store, &reader(3, &["t"])).await, [b, c]);
 }
 
 pub async fn pages_end_where_they_say(store: &Store) {
@@ -237,17 +235,16 @@ pub async fn pages_end_where_they_say(store: &Store) {
     }
     append(store, &events).await;
     let head = store.log_state().await.unwrap().head;
-    let none = Filter { types: vec![event_type("absent")], min_priority: None };
-    for (reader, filter, expected) in [
-        (reader(1, &["t"]), Filter::default(), 90),
-        (reader(1, &[]), Filter::default(), 60),
-        (reader(2, &[]), Filter::default(), 90),
-        (reader(2, &["t"]), none, 0),
+    for (reader, expected) in [
+        (reader(1, &["t"]), 90),
+        (reader(1, &[]), 60),
+        (reader(2, &[]), 90),
+        (filtered(reader(2, &["t"]), &["absent"], None), 0),
     ] {
         for limit in [1, 7, 90, 1000] {
             let (mut after, mut found) = (0, Vec::new());
             while after < head {
-                let page = store.read_for_reader(after, head, &reader, &filter, limit).await.unwrap();
+                let page = store.read_for_reader(after, head, &reader, limit).await.unwrap();
                 assert!(page.end > after && page.end <= head && page.events.len() <= limit as usize);
                 assert!(page.events.iter().all(|e| e.position > after && e.position <= page.end));
                 found.extend(positions(&page.events));
@@ -257,7 +254,7 @@ pub async fn pages_end_where_they_say(store: &Store) {
             assert!(found.is_sorted_by(|a, b| a < b));
         }
     }
-    let nothing = store.read_for_reader(head, head, &reader(1, &[]), &Filter::default(), 10).await.unwrap();
+    let nothing = store.read_for_reader(head, head, &reader(1, &[]), 10).await.unwrap();
     assert_eq!((nothing.events.len(), nothing.end), (0, head));
 }
 
@@ -270,7 +267,7 @@ pub async fn retraction_is_for_its_publisher_or_anybody_allowed(store: &Store) {
     assert_eq!((gone.id, gone.audience), (first.id, first.audience));
     assert!(store.retract(first.id, Some(7)).await.unwrap().is_none(), "only once");
     assert!(store.retract(second.id, None).await.unwrap().is_some());
-    assert!(replay(store, &reader(3, &[]), &Filter::default()).await.is_empty());
+    assert!(replay(store, &reader(3, &[])).await.is_empty());
     assert!(store.inbox_event(3, first.id, true).await.unwrap().is_none());
 }
 
@@ -285,7 +282,7 @@ pub async fn retention_removes_a_prefix_and_the_head_stays(store: &Store) {
     assert_eq!(store.remove_before(cut, 4).await.unwrap(), 4);
     assert_eq!(store.log_state().await.unwrap().floor, old[3].position);
     let rest: Vec<Position> = old[4..].iter().map(|event| event.position).chain([young]).collect();
-    assert_eq!(replay(store, &reader(me, &[]), &Filter::default()).await, rest);
+    assert_eq!(replay(store, &reader(me, &[])).await, rest);
     assert_eq!(store.remove_before(cut, 100).await.unwrap(), 6);
     assert_eq!(store.remove_before(i64::MAX, 100).await.unwrap(), 1);
     let state = store.log_state().await.unwrap();

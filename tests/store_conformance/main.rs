@@ -8,8 +8,10 @@ mod postgres;
 mod support;
 
 use carillon::account::Role;
-use carillon::event::{Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Topic, UserId};
-use carillon::store::{Appended, Filter, Reader, Schema, Store, StoreLimits};
+use carillon::event::{
+    Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Selector, Topic, UserId,
+};
+use carillon::store::{Appended, Reader, Schema, Store, StoreLimits};
 use sqlx::Connection as _;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -176,7 +178,7 @@ fn for_users(users: &[UserId]) -> NewEvent {
 }
 
 fn on_topic(name: &str) -> NewEvent {
-    NewEvent { audience: Audience::Topic(topic(name)), ..event() }
+    NewEvent { audience: Audience::topic(topic(name)), ..event() }
 }
 
 fn topic(name: &str) -> Topic {
@@ -201,17 +203,28 @@ async fn user(store: &Store, name: &str) -> UserId {
 }
 
 fn reader(user: UserId, topics: &[&str]) -> Reader {
-    Reader { user, topics: topics.iter().map(|name| topic(name)).collect() }
+    Reader { user, selector: Selector::of_user(user, topics.iter().map(|name| topic(name)).collect()) }
 }
 
 fn positions(events: &[Event]) -> Vec<Position> {
     events.iter().map(|event| event.position).collect()
 }
 
+/// The same, of these types (none: all) and this priority and higher.
+fn filtered(reader: Reader, types: &[&str], min_priority: Option<Priority>) -> Reader {
+    let types = types.iter().map(|name| event_type(name)).collect();
+    Reader { selector: Selector { types, min_priority, ..reader.selector }, ..reader }
+}
+
+/// What a node reads whose listeners are these users, on these topics.
+fn node(users: &[UserId], topics: &[Topic]) -> Selector {
+    Selector { everyone: true, users: users.to_vec(), ..Selector::of_topics(topics.to_vec()) }
+}
+
 /// What a stream of `reader` would replay from the beginning.
-async fn replay(store: &Store, reader: &Reader, filter: &Filter) -> Vec<Position> {
+async fn replay(store: &Store, reader: &Reader) -> Vec<Position> {
     let head = store.log_state().await.unwrap().head;
-    let page = store.read_for_reader(0, head, reader, filter, 10_000).await.unwrap();
+    let page = store.read_for_reader(0, head, reader, 10_000).await.unwrap();
     assert_eq!(page.end, head);
     positions(&page.events)
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::SweepLimits;
 use crate::account::Credential;
 use crate::event::{Delivery, Position};
-use crate::store::{Filter, Reader};
+use crate::store::Reader;
 
 /// What waits in a listener's queue.
 #[derive(Debug, Clone)]
@@ -58,14 +58,12 @@ pub enum Taken {
 /// Who wants to listen to what.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// Who listens, and to which topics.
+    /// Who listens, and to what.
     pub reader: Reader,
     /// Their name: what others on these topics are told.
     pub name: Arc<str>,
     /// Whether they want to be told who else is there.
     pub wants_presence: bool,
-    /// What they want of it.
-    pub filter: Filter,
     /// What the permission rests on.
     pub credential: Credential,
     /// Ends the connection at once, even if its client reads nothing.
@@ -156,8 +154,7 @@ impl Listener {
     pub(super) fn offer(&self, event: &Arc<Delivery>) {
         let head = &event.head;
         let is_wanted = head.position > self.from.load(Ordering::Relaxed)
-            && self.filter.min_priority.is_none_or(|least| head.priority >= least)
-            && (self.filter.types.is_empty() || self.filter.types.contains(&head.event_type));
+            && self.reader.selector.wants(&head.event_type, head.priority);
         if is_wanted {
             self.push(Item::Event(event.clone()));
         }

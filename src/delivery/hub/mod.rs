@@ -6,7 +6,7 @@
 mod listener;
 mod presence;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::account::Credential;
 use crate::event::frame::control_body;
-use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Topic, UserId};
+use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Selector, Topic, UserId};
 pub use listener::{Closing, Item, Listener, Subscription, Taken};
 pub use presence::Changes;
 
@@ -184,14 +184,14 @@ impl Hub {
         if of_user.len() == 1 {
             (self.on_interest)(Interest::User(listener.reader.user, true));
         }
-        for topic in &listener.reader.topics {
+        for topic in &listener.reader.selector.topics {
             let of_topic = routing.by_topic.entry(topic.clone()).or_default();
             of_topic.push(listener.clone());
             if of_topic.len() == 1 {
                 (self.on_interest)(Interest::Topic(topic.clone(), true));
             }
         }
-        if !listener.reader.topics.is_empty() {
+        if !listener.reader.selector.topics.is_empty() {
             routing.has_come(&listener);
             self.on_presence.notify_one();
         }
@@ -220,11 +220,11 @@ impl Hub {
         if leave(&mut routing.by_user, &user, listener.id) {
             (self.on_interest)(Interest::User(user, false));
         }
-        if !listener.reader.topics.is_empty() {
+        if !listener.reader.selector.topics.is_empty() {
             routing.has_gone(listener);
             self.on_presence.notify_one();
         }
-        for topic in &listener.reader.topics {
+        for topic in &listener.reader.selector.topics {
             if leave(&mut routing.by_topic, topic, listener.id) {
                 (self.on_interest)(Interest::Topic(topic.clone(), false));
             }
@@ -275,9 +275,15 @@ impl HubGuard<'_> {
         self.routing.concerns(audience)
     }
 
-    /// The users and topics somebody here listens for.
-    pub fn interests(&self) -> (Vec<UserId>, Vec<Topic>) {
-        (self.routing.by_user.keys().copied().collect(), self.routing.by_topic.keys().cloned().collect())
+    /// All that somebody here listens for.
+    pub fn interests(&self) -> Selector {
+        let Routing { by_user, by_topic, .. } = &*self.routing;
+        Selector {
+            everyone: true,
+            users: by_user.keys().copied().collect(),
+            topics: by_topic.keys().cloned().collect(),
+            ..Selector::default()
+        }
     }
 
     /// A read up to `up_to` begins, for those who listen now; who comes later must replay that far.
@@ -370,18 +376,31 @@ impl Routing {
     fn concerns(&self, audience: &Audience) -> bool {
         match audience {
             Audience::Everyone => !self.listeners.is_empty(),
-            Audience::Users(users) => users.iter().any(|user| self.by_user.contains_key(user)),
-            Audience::Topic(topic) => self.by_topic.contains_key(topic),
+            Audience::Of { users, topics } => {
+                users.iter().any(|user| self.by_user.contains_key(user))
+                    || topics.iter().any(|topic| self.by_topic.contains_key(topic))
+            }
         }
     }
 
+    /// Calls `f` for each listener that `audience` targets, once.
     fn each(&self, audience: &Audience, mut f: impl FnMut(&Arc<Listener>)) {
         match audience {
             Audience::Everyone => self.listeners.values().for_each(f),
-            Audience::Users(users) => {
-                users.iter().filter_map(|user| self.by_user.get(user)).flatten().for_each(f);
+            Audience::Of { users, topics } => {
+                let of_users = users.iter().filter_map(|user| self.by_user.get(user));
+                let of_topics = topics.iter().filter_map(|topic| self.by_topic.get(topic));
+                if users.len() + topics.len() == 1 {
+                    return of_users.chain(of_topics).flatten().for_each(f);
+                }
+                // Somebody may be meant as a user and as a listener to several topics.
+                let mut met = HashSet::new();
+                for listener in of_users.chain(of_topics).flatten() {
+                    if met.insert(listener.id) {
+                        f(listener);
+                    }
+                }
             }
-            Audience::Topic(topic) => self.by_topic.get(topic).into_iter().flatten().for_each(&mut f),
         }
     }
 
@@ -390,11 +409,11 @@ impl Routing {
     }
 
     fn remember(&mut self, routes: Vec<(Position, Audience)>, limits: &HubLimits) {
-        self.ring_recipients += routes.iter().map(|(_, audience)| audience.recipients()).sum::<usize>();
+        self.ring_recipients += routes.iter().map(|(_, audience)| audience.targets()).sum::<usize>();
         self.ring.extend(routes);
         while self.ring.len() > limits.ring || self.ring_recipients > limits.ring_recipients {
             let Some((position, audience)) = self.ring.pop_front() else { return };
-            self.ring_recipients -= audience.recipients();
+            self.ring_recipients -= audience.targets();
             self.ring_floor = position;
         }
     }
@@ -413,8 +432,7 @@ impl Routing {
             at == self.applied && cursor.position >= self.ring_floor && {
                 let since = self.ring.partition_point(|(position, _)| *position <= cursor.position);
                 !self.ring.range(since..).any(|(position, audience)| {
-                    !cursor.has_seen(*position)
-                        && audience.includes(listener.reader.user, &listener.reader.topics)
+                    !cursor.has_seen(*position) && listener.reader.selector.targets(audience)
                 })
             }
         });

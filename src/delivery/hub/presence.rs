@@ -18,7 +18,7 @@ pub struct Changes {
 
 impl Routing {
     pub(super) fn has_come(&mut self, listener: &Arc<Listener>) {
-        self.presence.topics.extend(listener.reader.topics.iter().cloned());
+        self.presence.topics.extend(listener.reader.selector.topics.iter().cloned());
         self.is_untold(listener);
     }
 
@@ -30,7 +30,7 @@ impl Routing {
     }
 
     pub(super) fn has_gone(&mut self, listener: &Listener) {
-        self.presence.topics.extend(listener.reader.topics.iter().cloned());
+        self.presence.topics.extend(listener.reader.selector.topics.iter().cloned());
         self.presence.untold.remove(&listener.id);
     }
 }

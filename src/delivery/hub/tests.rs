@@ -1,6 +1,7 @@
 use super::*;
+use crate::event::Selector;
 use crate::event::{Event, Priority};
-use crate::store::{Filter, Reader};
+use crate::store::Reader;
 use futures_util::task::noop_waker;
 use std::task::{Context, Poll};
 use tokio_util::sync::CancellationToken;
@@ -34,10 +35,9 @@ fn hub(limits: HubLimits) -> Hub {
 
 fn wish(user: UserId) -> Subscription {
     Subscription {
-        reader: Reader { user, topics: vec![] },
+        reader: Reader { user, selector: Selector::of_user(user, vec![]) },
         name: "alice".into(),
         wants_presence: false,
-        filter: Filter::default(),
         credential: Credential::Token(user),
         connection: CancellationToken::new(),
     }
@@ -67,17 +67,18 @@ fn apply(hub: &Hub, event: &Arc<Delivery>) {
 fn events_reach_only_whom_they_are_for() {
     let hub = hub(HubLimits::default());
     let (one, two) = (join(&hub, 1).0, join(&hub, 2).0);
-    apply(&hub, &event(11, Audience::Users(vec![1]), Priority::Normal));
+    apply(&hub, &event(11, Audience::users(vec![1]), Priority::Normal));
     apply(&hub, &event(12, Audience::Everyone, Priority::Normal));
-    apply(&hub, &event(13, Audience::Topic("t".parse().unwrap()), Priority::Normal));
+    apply(&hub, &event(13, Audience::topic("t".parse().unwrap()), Priority::Normal));
     assert_eq!((take(&one), take(&two)), (vec![11, 12], vec![12]));
 }
 
 #[test]
 fn a_filter_is_applied_before_the_queue() {
     let hub = hub(HubLimits::default());
-    let filter = Filter { types: vec![], min_priority: Some(Priority::High) };
-    let (listener, _) = hub.register(Subscription { filter, ..wish(1) }, None).unwrap();
+    let mut high = wish(1);
+    high.reader.selector.min_priority = Some(Priority::High);
+    let (listener, _) = hub.register(high, None).unwrap();
     apply(&hub, &event(11, Audience::Everyone, Priority::Normal));
     apply(&hub, &event(12, Audience::Everyone, Priority::Urgent));
     assert_eq!(take(&listener), [12]);
@@ -103,8 +104,8 @@ fn an_overrun_queue_is_emptied_and_resumes_from_a_new_fence() {
 #[test]
 fn the_ring_tells_who_missed_nothing() {
     let hub = hub(HubLimits { ring: 2, ..HubLimits::default() });
-    apply(&hub, &event(11, Audience::Users(vec![1]), Priority::Normal));
-    apply(&hub, &event(12, Audience::Users(vec![2]), Priority::Normal));
+    apply(&hub, &event(11, Audience::users(vec![1]), Priority::Normal));
+    apply(&hub, &event(12, Audience::users(vec![2]), Priority::Normal));
     let missed = |user, cursor: &str| {
         let cursor: Cursor = cursor.parse().unwrap();
         let registered = hub.register(wish(user), Some(&cursor));
@@ -112,7 +113,7 @@ fn the_ring_tells_who_missed_nothing() {
     };
     assert!(!missed(1, "e-11") && missed(1, "e-10") && !missed(3, "e-10") && missed(2, "e-11"));
     assert!(!missed(1, "e-10+11"), "sent ahead is not missed");
-    apply(&hub, &event(13, Audience::Users(vec![9]), Priority::Normal));
+    apply(&hub, &event(13, Audience::users(vec![9]), Priority::Normal));
     assert!(missed(3, "e-10"), "beyond the ring nothing is known");
 }
 
@@ -120,7 +121,7 @@ fn the_ring_tells_who_missed_nothing() {
 fn the_ring_is_bounded_in_recipients_too() {
     let hub = hub(HubLimits { ring: 100, ring_recipients: 10, ..HubLimits::default() });
     for position in 11..=20 {
-        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+        apply(&hub, &event(position, Audience::users(vec![1, 2, 3, 4]), Priority::Normal));
     }
     assert_eq!(hub.lock().routing.ring.len(), 2);
     let missed = |cursor: &str| {
@@ -130,7 +131,7 @@ fn the_ring_is_bounded_in_recipients_too() {
     assert!(!missed("e-18") && missed("e-17"));
     hub.lock().apply(&[], None, 30);
     for position in 31..=32 {
-        apply(&hub, &event(position, Audience::Users(vec![1, 2, 3, 4]), Priority::Normal));
+        apply(&hub, &event(position, Audience::users(vec![1, 2, 3, 4]), Priority::Normal));
     }
     assert_eq!(hub.lock().routing.ring.len(), 2, "what was cleared no longer counts");
 }
@@ -204,7 +205,7 @@ fn changes_of_presence_are_told_to_those_who_know_who_is_there() {
     let hub = hub(HubLimits { queue_events: 2, ..HubLimits::default() });
     let topic: Topic = "a".parse().unwrap();
     let watching = |user, wants_presence| {
-        let reader = Reader { user, topics: vec![topic.clone()] };
+        let reader = Reader { user, selector: Selector::of_user(user, vec![topic.clone()]) };
         hub.register(Subscription { reader, wants_presence, ..wish(user) }, None).unwrap().0
     };
     let notices =

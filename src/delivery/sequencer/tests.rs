@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Event, Priority};
+use crate::event::{Event, Priority, Selector};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ fn delivery(position: Position, audience: Audience) -> Delivery {
 }
 
 fn concerns(audience: &Audience) -> bool {
-    audience.includes(LOCAL_USER, &[])
+    Selector::of_user(LOCAL_USER, Vec::new()).targets(audience)
 }
 
 fn announcement(previous: Position, events: &[Delivery], last: Position) -> Announcement {
@@ -98,10 +98,10 @@ fn what_was_missing_may_come_while_the_store_is_read() {
 #[test]
 fn a_missing_payload_is_read_and_one_for_nobody_here_is_not() {
     let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
-    sequencer.announcement(announcement(0, &[delivery(1, Audience::Users(vec![9]))], 1), 0);
+    sequencer.announcement(announcement(0, &[delivery(1, Audience::users(vec![9]))], 1), 0);
     assert_eq!(sequencer.advance(0, concerns).len(), 1);
     assert_eq!(sequencer.applied(), 1);
-    sequencer.announcement(announcement(1, &[delivery(2, Audience::Users(vec![LOCAL_USER]))], 2), 0);
+    sequencer.announcement(announcement(1, &[delivery(2, Audience::users(vec![LOCAL_USER]))], 2), 0);
     assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 1, up_to: 2 }]);
 }
 
@@ -122,7 +122,7 @@ fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
     let limits = SequencerLimits { pending: 2, payloads: 2, ..SequencerLimits::default() };
     let mut sequencer = Sequencer::new(limits, 0);
     for position in 2..9 {
-        sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
+        sequencer.payload(delivery(position, Audience::users(vec![LOCAL_USER])));
         sequencer
             .announcement(announcement(position - 1, &[delivery(position, Audience::Everyone)], position), 0);
     }
@@ -136,7 +136,7 @@ fn what_waits_is_bounded_in_bytes_too() {
     let limits = SequencerLimits { bytes: size * 3, ..SequencerLimits::default() };
     let mut sequencer = Sequencer::new(limits, 0);
     for position in 2..20 {
-        sequencer.payload(delivery(position, Audience::Users(vec![LOCAL_USER])));
+        sequencer.payload(delivery(position, Audience::users(vec![LOCAL_USER])));
         let large = [delivery(position, Audience::Everyone), delivery(position, Audience::Everyone)];
         sequencer.announcement(announcement(position - 1, &large, position), 0);
         assert!(sequencer.pending.len() == 1 && sequencer.payloads.len() <= 3);
@@ -180,8 +180,8 @@ fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Delivery>, Vec<Message>) {
             at += step;
             let audience = match whom % 3 {
                 0 => Audience::Everyone,
-                1 => Audience::Users(vec![LOCAL_USER]),
-                _ => Audience::Users(vec![2]),
+                1 => Audience::users(vec![LOCAL_USER]),
+                _ => Audience::users(vec![2]),
             };
             events.push(delivery(at, audience));
         }

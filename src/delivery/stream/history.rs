@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Streams;
 use crate::delivery::hub::{Fence, Listener};
-use crate::event::{Delivery, Event, Millis, Priority};
+use crate::event::{Delivery, Event, Millis, Priority, Selector};
 use crate::store::{InboxOrder, InboxQuery, Reader, StoreError};
 
 /// The history of a stream's topics, ready to leave: the oldest first.
@@ -29,11 +29,15 @@ impl Streams {
         let _turn = self.replays.acquire().await;
         let mut newest_first: Vec<Event> = Vec::new();
         let mut is_complete = true;
-        for topic in &listener.reader.topics {
-            let reader = Reader { user: listener.reader.user, topics: vec![topic.clone()] };
+        for topic in &listener.reader.selector.topics {
+            let selector = Selector {
+                everyone: false,
+                users: Vec::new(),
+                topics: vec![topic.clone()],
+                ..listener.reader.selector.clone()
+            };
+            let reader = Reader { user: listener.reader.user, selector };
             let query = InboxQuery {
-                filter: listener.filter.clone(),
-                topics_only: true,
                 order: InboxOrder::Newest,
                 after: Some((Priority::Urgent, fence.at.saturating_add(1))),
                 limit: of_each,

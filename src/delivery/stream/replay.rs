@@ -7,7 +7,7 @@ use crate::delivery::hub::Listener;
 use crate::event::leave_order::leave_order;
 use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
 use crate::failpoint::is_armed;
-use crate::store::{Filter, Page, StoreError};
+use crate::store::{Page, StoreError};
 
 impl Streams {
     /// Reads the next page of a backlog, in the order in which it should leave.
@@ -24,13 +24,8 @@ impl Streams {
         if cursor.furthest() > up_to && cursor.furthest() > self.store.log_state().await?.head {
             return Ok(Backlog::Lost("ahead"));
         }
-        let reader = &listener.reader;
-        let read = |after, filter, limit| {
-            let store = &self.store;
-            async move { store.read_for_reader(after, up_to, reader, filter, limit).await }
-        };
         metrics::counter!("carillon_replay_reads_total").increment(1);
-        let mut page = read(cursor.position, &listener.filter, limit).await?;
+        let mut page = self.store.read_for_reader(cursor.position, up_to, &listener.reader, limit).await?;
         let floor = match page.floor {
             Some(floor) => floor,
             None => self.store.log_state().await?.floor,
@@ -47,10 +42,12 @@ impl Streams {
         };
         let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
         if page.end < up_to && room > 0 {
-            let least = listener.filter.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
-            let filter = Filter { min_priority: Some(least), ..listener.filter.clone() };
+            let mut urgent = listener.reader.clone();
+            let least = urgent.selector.min_priority.map_or(Priority::High, |p| p.max(Priority::High));
+            urgent.selector.min_priority = Some(least);
             // The limit is of what is looked through, most of which is not urgent: as far as another page.
-            let mut ahead = read(page.end, &filter, self.limits.replay_events).await?;
+            let most = self.limits.replay_events;
+            let mut ahead = self.store.read_for_reader(page.end, up_to, &urgent, most).await?;
             ahead.events.retain(is_new);
             ahead.events.truncate(room);
             self.bound(&mut ahead);

@@ -1,8 +1,9 @@
 use super::*;
 use crate::account::Credential;
 use crate::delivery::hub::HubLimits;
+use crate::event::Selector;
 use crate::event::{Audience, Delivery, Event, Expiry, NewEvent, Priority, Topic};
-use crate::store::{Filter, Reader, StoreLimits};
+use crate::store::{Reader, StoreLimits};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +70,7 @@ impl World {
 
     /// Publishes on a topic.
     async fn say(&self, topic: &str, data: &str) -> Event {
-        let event = self.append_to(Audience::Topic(topic.parse().unwrap()), data, Expiry::Never).await;
+        let event = self.append_to(Audience::topic(topic.parse().unwrap()), data, Expiry::Never).await;
         self.apply(&event).await;
         event
     }
@@ -78,10 +79,9 @@ impl World {
     fn open_with_history(&self, topics: &[&str], of_each: u32) -> EventStream {
         let topics = topics.iter().map(|topic| topic.parse::<Topic>().unwrap()).collect();
         let subscription = Subscription {
-            reader: Reader { user: 1, topics },
+            reader: Reader { user: 1, selector: Selector::of_user(1, topics) },
             name: "alice".into(),
             wants_presence: false,
-            filter: Filter::default(),
             credential: Credential::Token(1),
             connection: CancellationToken::new(),
         };
@@ -91,10 +91,9 @@ impl World {
     async fn open(&self, positions: Option<&str>) -> EventStream {
         let epoch = self.store.log_state().await.unwrap().epoch;
         let subscription = Subscription {
-            reader: Reader { user: 1, topics: vec![] },
+            reader: Reader { user: 1, selector: Selector::of_user(1, vec![]) },
             name: "alice".into(),
             wants_presence: false,
-            filter: Filter::default(),
             credential: Credential::Token(1),
             connection: CancellationToken::new(),
         };

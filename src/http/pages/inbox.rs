@@ -57,8 +57,10 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
     let event = &entry.event;
     let (to, topic) = match &event.audience {
         Audience::Everyone => ("everyone", None),
-        Audience::Users(_) => ("you", None),
-        Audience::Topic(topic) => ("topic", Some(topic.as_str())),
+        Audience::Of { topics, .. } => match topics.first() {
+            Some(topic) => ("topic", Some(topic.as_str())),
+            None => ("you", None),
+        },
     };
     let words = Words::of(event.event_type.as_str(), &event.data);
     context! {

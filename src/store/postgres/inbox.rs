@@ -4,9 +4,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::log::{event_columns, event_of, min_priority, type_names};
+use super::log::{event_columns, event_of, min_priority, topic_names, type_names};
 use super::{Failure, PostgresStore};
-use crate::event::{EventType, Position, Priority, Topic, UserId};
+use crate::event::{EventType, Position, Priority, UserId};
 use crate::store::{Found, InboxEntry, InboxOrder, InboxQuery, Reader, Result};
 
 /// When user `$1` read event `e`, as `reading.at`. What was said about the event itself outweighs the marks; of
@@ -249,8 +249,10 @@ impl PostgresStore {
         reader: &Reader,
         limit: u32,
     ) -> Result<Vec<(EventType, i64)>> {
-        let question =
-            sqlx::query_as(UNREAD_COUNTS).bind(reader.user).bind(topic_names(reader)).bind(i64::from(limit));
+        let question = sqlx::query_as(UNREAD_COUNTS)
+            .bind(reader.user)
+            .bind(topic_names(&reader.selector))
+            .bind(i64::from(limit));
         let counts: Vec<(String, i64)> = self.within(async |c| question.fetch_all(c).await).await?;
         Ok(counts.into_iter().map(|(name, unread)| (EventType::from_stored(name), unread)).collect())
     }
@@ -290,12 +292,12 @@ fn ask(
     let names = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<String>>();
     sqlx::query(statement)
         .bind(reader.user)
-        .bind(names(topic_names(reader)))
-        .bind(names(type_names(&query.filter)))
-        .bind(min_priority(&query.filter))
+        .bind(names(topic_names(&reader.selector)))
+        .bind(names(type_names(&reader.selector)))
+        .bind(min_priority(&reader.selector))
         .bind(query.unread_only)
         .bind(query.include_expired)
-        .bind(query.topics_only)
+        .bind(!reader.selector.everyone)
         .bind(priority)
         .bind(position)
 }
@@ -311,10 +313,6 @@ fn found(rows: &[PgRow], look_at: u32) -> sqlx::Result<Found> {
     let is_cut = first.try_get::<i64, _>("looked_at")? >= i64::from(look_at);
     let last = (Priority::from_number(first.try_get("last_priority")?), first.try_get("last_position")?);
     Ok(Found { entries, looked_up_to: is_cut.then_some(last) })
-}
-
-fn topic_names(reader: &Reader) -> Vec<&str> {
-    reader.topics.iter().map(Topic::as_str).collect()
 }
 
 fn entry(row: &PgRow) -> sqlx::Result<InboxEntry> {

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::{Failure, PostgresStore};
 use crate::event::{
-    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Topic, UserId,
+    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Selector, Topic, UserId,
 };
-use crate::store::{Appended, AppendedEvent, Filter, LogState, Page, Reader, Result};
+use crate::store::{Appended, AppendedEvent, LogState, Page, Reader, Result};
 
 /// What [`event_of`] reads, besides the column `recipients`.
 macro_rules! event_columns {
@@ -153,15 +153,14 @@ impl PostgresStore {
         &self,
         after: Position,
         up_to: Position,
-        users: &[UserId],
-        topics: &[Topic],
+        selector: &Selector,
         limit: u32,
     ) -> Result<Page> {
-        let topics: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        let topics = topic_names(selector);
         let query = sqlx::query(READ_FOR_NODE)
             .bind(after)
             .bind(up_to)
-            .bind(users)
+            .bind(&selector.users)
             .bind(topics)
             .bind(i64::from(limit));
         let rows = self.within(async |c| query.fetch_all(c).await).await?;
@@ -173,18 +172,17 @@ impl PostgresStore {
         after: Position,
         up_to: Position,
         reader: &Reader,
-        filter: &Filter,
         limit: u32,
     ) -> Result<Page> {
-        let topics: Vec<&str> = reader.topics.iter().map(Topic::as_str).collect();
+        let topics = topic_names(&reader.selector);
         let query = sqlx::query(READ_FOR_READER)
             .bind(after)
             .bind(up_to)
             .bind(reader.user)
             .bind(topics)
             .bind(i64::from(limit))
-            .bind(type_names(filter))
-            .bind(min_priority(filter));
+            .bind(type_names(&reader.selector))
+            .bind(min_priority(&reader.selector));
         let rows = self.within(async |c| query.fetch_all(c).await).await?;
         Ok(page(&rows, after, up_to, limit).map_err(Failure::Sql)?)
     }
@@ -215,10 +213,8 @@ async fn append_rows(connection: &mut PgConnection, events: &[NewEvent]) -> sqlx
     let mut recipients: Vec<UserId> = Vec::new();
     let mut recipient_ordinals: Vec<i64> = Vec::new();
     for (event, ordinal) in events.iter().zip(1..) {
-        if let Audience::Users(users) = &event.audience {
-            recipients.extend_from_slice(users);
-            recipient_ordinals.resize(recipients.len(), ordinal);
-        }
+        recipients.extend_from_slice(event.audience.user_ids());
+        recipient_ordinals.resize(recipients.len(), ordinal);
     }
     let key = |e: &NewEvent| e.idempotency.as_ref().map(|(key, _)| key.clone());
     let end_at = |e: &NewEvent| if let Expiry::At(at) = e.expiry { Some(at) } else { None };
@@ -247,15 +243,15 @@ fn column<T>(events: &[NewEvent], value: impl Fn(&NewEvent) -> T) -> Vec<T> {
 }
 
 fn topic_of(audience: &Audience) -> Option<&str> {
-    if let Audience::Topic(topic) = audience { Some(topic.as_str()) } else { None }
+    audience.topics().first().map(Topic::as_str)
 }
 
 /// The number in `events.audience`.
 fn audience_number(audience: &Audience) -> i16 {
     match audience {
         Audience::Everyone => 0,
-        Audience::Users(_) => 1,
-        Audience::Topic(_) => 2,
+        Audience::Of { topics, .. } if topics.is_empty() => 1,
+        Audience::Of { .. } => 2,
     }
 }
 
@@ -269,14 +265,19 @@ fn appended(row: &PgRow) -> sqlx::Result<AppendedEvent> {
     })
 }
 
-/// The types of a filter for a text array; empty: all.
-pub(super) fn type_names(filter: &Filter) -> Vec<&str> {
-    filter.types.iter().map(EventType::as_str).collect()
+/// The topics of a selector, for a text array.
+pub(super) fn topic_names(selector: &Selector) -> Vec<&str> {
+    selector.topics.iter().map(Topic::as_str).collect()
 }
 
-/// The least priority of a filter.
-pub(super) fn min_priority(filter: &Filter) -> i16 {
-    filter.min_priority.unwrap_or(Priority::Low) as i16
+/// The types of a selector, for a text array; empty: all.
+pub(super) fn type_names(selector: &Selector) -> Vec<&str> {
+    selector.types.iter().map(EventType::as_str).collect()
+}
+
+/// The least priority of a selector.
+pub(super) fn min_priority(selector: &Selector) -> i16 {
+    selector.min_priority.unwrap_or(Priority::Low) as i16
 }
 
 fn epoch(text: String) -> sqlx::Result<Epoch> {
@@ -288,7 +289,7 @@ pub(super) fn event_of(row: &PgRow) -> sqlx::Result<Event> {
     let audience = match row.try_get::<i16, _>("audience")? {
         0 => Audience::Everyone,
         1 => Audience::users(row.try_get::<Option<Vec<UserId>>, _>("recipients")?.unwrap_or_default()),
-        _ => Audience::Topic(Topic::from_stored(row.try_get("topic")?)),
+        _ => Audience::topic(Topic::from_stored(row.try_get("topic")?)),
     };
     Ok(Event {
         position: row.try_get("position")?,

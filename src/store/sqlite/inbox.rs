@@ -189,8 +189,10 @@ impl SqliteStore {
         reader: &Reader,
         limit: u32,
     ) -> Result<Vec<(EventType, i64)>> {
-        let query =
-            sqlx::query_as(UNREAD_COUNTS).bind(reader.user).bind(list(&reader.topics)).bind(i64::from(limit));
+        let query = sqlx::query_as(UNREAD_COUNTS)
+            .bind(reader.user)
+            .bind(list(&reader.selector.topics))
+            .bind(i64::from(limit));
         let counts: Vec<(String, i64)> = query.fetch_all(&self.readers).await.map_err(failed)?;
         Ok(counts.into_iter().map(|(name, unread)| (EventType::from_stored(name), unread)).collect())
     }
@@ -243,12 +245,12 @@ fn ask(
     };
     sqlx::query(statement)
         .bind(reader.user)
-        .bind(list(&reader.topics))
-        .bind(list(&query.filter.types))
-        .bind(min_priority(&query.filter))
+        .bind(list(&reader.selector.topics))
+        .bind(list(&reader.selector.types))
+        .bind(min_priority(&reader.selector))
         .bind(query.unread_only)
         .bind(query.include_expired)
-        .bind(query.topics_only)
+        .bind(!reader.selector.everyone)
         .bind(priority)
         .bind(position)
 }

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::{SqliteStore, failed, list, now};
 use crate::event::{
-    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Topic, UserId,
+    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Selector, Topic, UserId,
 };
-use crate::store::{Appended, AppendedEvent, Filter, LogState, Page, Reader, Result, StoreError};
+use crate::store::{Appended, AppendedEvent, LogState, Page, Reader, Result, StoreError};
 
 /// What [`event_of`] reads, besides the column `recipients`.
 macro_rules! event_columns {
@@ -124,15 +124,14 @@ impl SqliteStore {
         &self,
         after: Position,
         up_to: Position,
-        users: &[UserId],
-        topics: &[Topic],
+        selector: &Selector,
         limit: u32,
     ) -> Result<Page> {
         let query = sqlx::query(READ_FOR_NODE)
             .bind(after)
             .bind(up_to)
-            .bind(list(users))
-            .bind(list(topics))
+            .bind(list(&selector.users))
+            .bind(list(&selector.topics))
             .bind(i64::from(limit));
         page(&query.fetch_all(&self.readers).await.map_err(failed)?, after, up_to, limit)
     }
@@ -142,18 +141,17 @@ impl SqliteStore {
         after: Position,
         up_to: Position,
         reader: &Reader,
-        filter: &Filter,
         limit: u32,
     ) -> Result<Page> {
         let query = sqlx::query(READ_FOR_READER)
             .bind(after)
             .bind(up_to)
             .bind(list(&[reader.user]))
-            .bind(list(&reader.topics))
+            .bind(list(&reader.selector.topics))
             .bind(i64::from(limit))
             .bind(reader.user)
-            .bind(list(&filter.types))
-            .bind(min_priority(filter));
+            .bind(list(&reader.selector.types))
+            .bind(min_priority(&reader.selector));
         page(&query.fetch_all(&self.readers).await.map_err(failed)?, after, up_to, limit)
     }
 
@@ -189,8 +187,10 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
     for event in events {
         let (audience, topic) = match &event.audience {
             Audience::Everyone => (0, None),
-            Audience::Users(_) => (1, None),
-            Audience::Topic(topic) => (2, Some(topic.as_str())),
+            Audience::Of { topics, .. } => match topics.first() {
+                None => (1, None),
+                Some(topic) => (2, Some(topic.as_str())),
+            },
         };
         let expires_at = match event.expiry {
             Expiry::Never => None,
@@ -220,7 +220,8 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
                 appended(&first.fetch_one(&mut *work).await?, true)?
             }
         };
-        if let (Audience::Users(users), false) = (&event.audience, outcome.is_repeat) {
+        let users = event.audience.user_ids();
+        if !users.is_empty() && !outcome.is_repeat {
             sqlx::query("insert into event_users (user_id, position) select value, ?2 from json_each(?1)")
                 .bind(list(users))
                 .bind(outcome.position)
@@ -243,9 +244,9 @@ fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
     })
 }
 
-/// The least priority of a filter.
-pub(super) fn min_priority(filter: &Filter) -> i16 {
-    filter.min_priority.unwrap_or(Priority::Low) as i16
+/// The least priority of a selector.
+pub(super) fn min_priority(selector: &Selector) -> i16 {
+    selector.min_priority.unwrap_or(Priority::Low) as i16
 }
 
 fn epoch_of(text: &str) -> Result<Epoch> {
@@ -263,7 +264,7 @@ pub(super) fn event_of(row: &SqliteRow) -> Result<Event> {
                     serde_json::from_str(&ids).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
                 )
             }
-            _ => Audience::Topic(Topic::from_stored(row.try_get("topic")?)),
+            _ => Audience::topic(Topic::from_stored(row.try_get("topic")?)),
         };
         Ok(Event {
             position: row.try_get("position")?,
