@@ -22,14 +22,7 @@ use crate::ttl::{Ttl, TtlLimits};
 
 /// Runs a node until it is told to stop by a signal.
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "carillon=info,warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    log_to_stderr();
     let listener = server::bind(args.listen)
         .map_err(|error| Misconfigured(format!("--listen {}: cannot listen there: {error}", args.listen)))?;
     let ending = Ending::default();
@@ -45,6 +38,18 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     serve(args, listener, told, ending).await
+}
+
+/// Writes the log to standard error, as `RUST_LOG` says.
+pub(super) fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "carillon=info,warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 /// Serves on `listener` until `told`; then drains.

@@ -8,7 +8,7 @@ const LOCK: &str = "perform pg_advisory_xact_lock(7163384699738779502);";
 /// The append as it is, with a commit that takes a moment; without the lock, if so asked.
 pub async fn slow_commits(url: &str, with_lock: bool) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    let definition: String = sqlx::query_scalar("select pg_get_functiondef('carillon_append'::regproc)")
+    let definition: String = sqlx::query_scalar("select pg_get_functiondef('carillon_append_events'::regproc)")
         .fetch_one(&mut connection)
         .await
         .unwrap();
