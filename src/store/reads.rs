@@ -121,7 +121,7 @@ impl Store {
     where
         T: From<super::rows::EventRow>,
     {
-        if !scan.has_targets() {
+        if !scan.has_branches() {
             return Ok(Scanned::default());
         }
         match &self.0 {

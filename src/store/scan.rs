@@ -57,10 +57,10 @@ impl<'a> Scan<'a> {
         Self { reader: Some(reader.user), unread_only: true, limit: None, ..all }
     }
 
-    /// Whether the selector names anybody.
-    pub(super) fn has_targets(&self) -> bool {
+    /// Whether there is anything to walk: the selector names somebody, and its priorities are not left out.
+    pub(super) fn has_branches(&self) -> bool {
         let Selector { everyone, users, topics, .. } = self.selector;
-        *everyone || !users.is_empty() || !topics.is_empty()
+        (*everyone || !users.is_empty() || !topics.is_empty()) && !levels(self).is_empty()
     }
 
     /// The least priority, as a number.
