@@ -55,7 +55,6 @@ create function carillon_append_events(
 language plpgsql
 set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
-set jit to off
 as $$
 #variable_conflict use_variable
 declare
@@ -92,15 +91,12 @@ begin
         idempotency_key, idempotency_index
     )
     select
-        e.position, e.id, e.type, e.priority, e.audience, e.topic, e.data, committed_at,
-        coalesce(e.ends_at, committed_at + e.ends_in), e.keep_after_read, e.publisher, e.key, e.key_index
-    from unnest(
-        positions, ids, types, priorities, audiences, topics, payloads, ends_at, ends_in, keeps, publishers, keys,
-        key_indexes
-    ) e(
-        position, id, type, priority, audience, topic, data, ends_at, ends_in, keep_after_read, publisher, key,
-        key_index
-    )
+        e.position, e.id, e.type, e.priority, e.audience, topics[e.place], e.data, committed_at,
+        coalesce(ends_at[e.place], committed_at + ends_in[e.place]), keeps[e.place], e.publisher, keys[e.place],
+        key_indexes[e.place]
+    -- What most events do not have is looked up by place: each array that is unnested costs, even an empty one.
+    from unnest(positions, ids, types, priorities, audiences, payloads, publishers) with ordinality
+        e(position, id, type, priority, audience, data, publisher, place)
     where e.position is not null;
     if cardinality(recipients) > 0 then
         insert into event_users (user_id, position, priority)

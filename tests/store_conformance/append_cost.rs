@@ -11,7 +11,7 @@ use super::support::servers::PostgresServer;
 use super::*;
 
 /// Events of the first append, and appends of that size.
-const SIZES: [(usize, usize); 5] = [(1, 4_000), (4, 2_000), (8, 1_500), (32, 600), (128, 200)];
+const SIZES: [(usize, usize); 5] = [(1, 2_000), (4, 1_000), (8, 750), (32, 300), (128, 100)];
 const ROUNDS: usize = 3;
 
 /// Lock, head, one insert, one insert of recipients.
