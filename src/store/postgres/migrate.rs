@@ -210,7 +210,8 @@ async fn fill_rows(connection: &mut PgConnection, number: i32, fill: &str) -> Re
             Ok(Some((name, filled, up_to, events))) => {
                 (looked_at, tries) = (looked_at + events, 0);
                 if said.elapsed() > Duration::from_secs(5) {
-                    (said, _) = (Instant::now(), tracing::info!(%name, filled, up_to, "filling"));
+                    said = Instant::now();
+                    tracing::info!(%name, filled, up_to, "filling");
                 }
             }
             Err(error) => {
