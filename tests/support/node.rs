@@ -1,6 +1,7 @@
 //! Nodes as real processes, and calls to them.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct Node {
     /// `http://127.0.0.1:port/metrics`.
     pub metrics: String,
     arguments: Vec<String>,
+    /// The program it is, from the next start on: this one, unless said otherwise.
+    pub program: PathBuf,
     /// Variables set for its process, from the next start on.
     pub variables: Vec<(String, String)>,
     process: Option<Child>,
@@ -46,6 +49,7 @@ impl Node {
             address: format!("http://127.0.0.1:{port}"),
             metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
             arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_carillon")),
             variables: Vec::new(),
             process: None,
         }
@@ -60,7 +64,7 @@ impl Node {
     /// The same without waiting.
     pub fn spawn(&mut self) {
         self.kill();
-        let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
+        let process = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.variables.iter().cloned())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
@@ -158,6 +162,8 @@ impl Drop for Node {
 pub struct People {
     store: Store,
     accounts: Accounts,
+    /// Who makes accounts on the command line, where the schema is another program's; with the store's URL.
+    other: Option<(PathBuf, String)>,
     /// A publisher's token.
     pub publisher: String,
 }
@@ -167,18 +173,35 @@ impl People {
     pub async fn new(store_url: &str) -> Self {
         let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
+        Self::in_store(store, None).await
+    }
+
+    /// The same by another program, which also migrates the database.
+    pub async fn made_by(program: PathBuf, store_url: &str) -> Self {
+        run(&program, store_url, &["migrate"]);
+        let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
+        Self::in_store(store, Some((program, store_url.to_owned()))).await
+    }
+
+    async fn in_store(store: Store, other: Option<(PathBuf, String)>) -> Self {
         let accounts = Accounts::new(
             store.clone(),
             Ttl::open("memory:", &TtlLimits::default()).unwrap(),
             Notifier::without_bus(),
         );
-        let mut people = Self { store, accounts, publisher: String::new() };
+        let mut people = Self { store, accounts, other, publisher: String::new() };
         people.publisher = people.add("publisher", Role::Publisher).await;
         people
     }
 
     /// Adds somebody; gives a token that permits all their role does. Their password is `password of NAME`.
     pub async fn add(&self, name: &str, role: Role) -> String {
+        if let Some((program, store_url)) = &self.other {
+            run(program, store_url, &["user", "add", name, "--role", role.as_str()]);
+            let scopes = ["--scope", "publish", "--scope", "listen"];
+            let made = [&["token", "create", "--user", name, "--name", "test"], &scopes[..]].concat();
+            return run(program, store_url, &made).trim().to_owned();
+        }
         self.accounts.create(name, &format!("password of {name}"), role).await.unwrap();
         self.token(name, &[Scope::Publish, Scope::Listen], None).await
     }
@@ -193,6 +216,14 @@ impl People {
     pub fn store(&self) -> &Store {
         &self.store
     }
+}
+
+/// Runs a command of some version of the program on a store; what it prints.
+pub fn run(program: &Path, store_url: &str, arguments: &[&str]) -> String {
+    let ran = Command::new(program).args(arguments).env("CARILLON_STORE_URL", store_url).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{} {arguments:?}: {said}", program.display());
+    String::from_utf8(ran.stdout).unwrap()
 }
 
 /// Publishes until it is acknowledged, with one key throughout; gives the event's id.
