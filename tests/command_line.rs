@@ -417,7 +417,7 @@ fn a_wrong_option_is_told_in_one_line() {
     let store = format!("sqlite:{}", folder.path().join("carillon.sqlite").display());
     let serve = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"];
     let one = ["publish", "--token", "t", "--type", "a", "--to", "everyone"];
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 21] = [
         (&["tail", "--token", "t", "--server", "nonsense"], "'nonsense' is not an address"),
         (&[&one[..], &["1", "--server", "nonsense"]].concat(), "'nonsense' is not an address"),
         (&["tail", "--token", "t", "--server", "https://host"], "TLS"),
@@ -434,6 +434,9 @@ fn a_wrong_option_is_told_in_one_line() {
         (&["publish", "--token", "t"], "nothing to publish"),
         (&["publish", "--token", "t", "--lines", "--batch", "0"], "--batch"),
         (&[&serve[..], &["--topic-rule", "a read=all"]].concat(), "--topic-rule"),
+        (&[&serve[..], &["--presence-seconds", "1"]].concat(), "--presence-seconds"),
+        (&[&serve[..], &["--metrics-listen", "nowhere"]].concat(), "--metrics-listen"),
+        (&[&serve[..], &["--config", "/nonexistent/c.toml"]].concat(), "--config /nonexistent/c.toml: "),
         (&[&serve[..], &["--store-url", "nonsense:"]].concat(), "store"),
         (&[&serve[..], &["--store-url", &store, "--bus-url", "nonsense:"]].concat(), "--bus-url"),
     ];

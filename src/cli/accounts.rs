@@ -148,7 +148,7 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
 }
 
 async fn open(args: &StoreArgs) -> anyhow::Result<(Store, Accounts)> {
-    let store = open_store(args, false).await?;
+    let store = open_store(args).await?;
     let accounts =
         Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default())?, Notifier::without_bus());
     Ok((store, accounts))

@@ -106,7 +106,19 @@ impl Store {
             Some("postgres" | "postgresql") => {
                 Ok(Self(Backend::Postgres(std::sync::Arc::new(postgres::PostgresStore::open(url, limits)?))))
             }
-            _ => Err(StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())),
+            _ => Err(unknown_scheme()),
+        }
+    }
+
+    /// Whether there may be a store at `url`: a SQLite file that exists. A server is asked only when it is used. Fails
+    /// when the URL is none; its errors quote nothing of it.
+    pub fn may_exist(url: &str) -> Result<bool> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => sqlite::exists(url),
+            Some("postgres" | "postgresql") => {
+                postgres::PostgresStore::open(url, &StoreLimits::default()).map(|_| true)
+            }
+            _ => Err(unknown_scheme()),
         }
     }
 
@@ -339,6 +351,10 @@ impl Store {
     pub async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
         forward!(self.ended_of(credentials))
     }
+}
+
+fn unknown_scheme() -> StoreError {
+    StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())
 }
 
 impl fmt::Debug for Store {

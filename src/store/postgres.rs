@@ -9,17 +9,18 @@ mod log;
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
-use super::schema::{Applied, COMPATIBLE_FROM, judge};
+use super::schema::{Applied, COMPATIBLE_FROM, POSTGRES, judge, migrator};
 use super::{Result, Schema, StoreError, StoreLimits};
 use crate::event::Millis;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(POSTGRES));
 
 /// How long a statement of a migration may run, or wait for another node that migrates.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);

@@ -37,18 +37,23 @@ impl Node {
         node
     }
 
-    /// One that is not yet started.
+    /// One that is not yet started. What `options` say stands instead of what it would be given else.
     pub fn new(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
-        let listen = ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")].map(str::to_owned);
-        let metrics = ["--metrics-listen", &format!("127.0.0.1:{metrics_port}")].map(str::to_owned);
-        let seams =
-            ["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"].map(str::to_owned);
-        let options = options.iter().map(|option| (*option).to_owned());
+        let arguments =
+            ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}"), "--store-url", store_url];
+        let mut arguments = [&arguments[..], &["--bus-url", bus_url]].concat();
+        let metrics_listen = format!("127.0.0.1:{metrics_port}");
+        for usual in [["--metrics-listen", &metrics_listen], ["--drain-seconds", "1"]] {
+            if !options.contains(&usual[0]) {
+                arguments.extend(usual);
+            }
+        }
+        arguments.extend(options);
         Self {
             address: format!("http://127.0.0.1:{port}"),
             metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
-            arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
+            arguments: arguments.into_iter().map(str::to_owned).collect(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_carillon")),
             variables: Vec::new(),
             process: None,
