@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use carillon::bus::BusEvent;
-use carillon::ttl::{Taken, Ttl, TtlLimits};
+use carillon::ttl::{RateDecision, Ttl, TtlLimits};
 use support::bus_member::{Member, name, quick};
 use support::redis_groups::{RedisCluster, RedisSentinels, name_on_each};
 use support::servers::RedisServer;
@@ -106,7 +106,7 @@ async fn sentinel_master_is_killed() {
     servers.servers[0].kill();
     members.recover("sentinel, killed", &channels).await;
     wait_until(DEADLINE, "keys are set", async || ttl.put("key", b"new", LONG).await.is_ok()).await;
-    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), RateDecision::Allowed);
     // The old one comes back, empty, and is made a replica.
     servers.servers[0].restart().await;
     sleep(Duration::from_secs(1)).await;
@@ -149,7 +149,7 @@ async fn sentinel_master_is_cut_off_and_goes_on() {
     .await;
     let role: Vec<redis::Value> = servers.servers[0].query(&["ROLE"]).await.unwrap();
     assert_eq!(role[0], redis::Value::BulkString(b"master".into()), "it must not have noticed");
-    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), RateDecision::Allowed);
     let limits: u64 = servers.servers[1].query(&["EXISTS", "carillon:limit:limit"]).await.unwrap();
     assert_eq!(limits, 1, "keys are the new master's");
     hears_expirations(&ttl, &["p:".to_owned()], &mut expirations).await;
