@@ -50,17 +50,21 @@ pub fn is_redis(url: &str) -> bool {
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Address");
-        match &self.deployment {
-            Deployment::Single => text.field("server", &self.data.addr().to_string()),
-            Deployment::Sentinel { sentinels, master } => {
-                let sentinels: Vec<_> = sentinels.iter().map(|info| info.addr().to_string()).collect();
-                text.field("sentinels", &sentinels).field("master", master)
-            }
-            Deployment::Cluster { seeds } => {
-                text.field("nodes", &seeds.iter().map(ToString::to_string).collect::<Vec<_>>())
-            }
-        };
+        text.field("address", self.data.addr()).field("deployment", &self.deployment);
         text.field("namespace", &self.namespace).finish()
+    }
+}
+
+impl fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single => f.write_str("Single"),
+            Self::Sentinel { sentinels, master } => {
+                let sentinels: Vec<_> = sentinels.iter().map(ConnectionInfo::addr).collect();
+                f.debug_struct("Sentinel").field("sentinels", &sentinels).field("master", master).finish()
+            }
+            Self::Cluster { seeds } => f.debug_struct("Cluster").field("seeds", seeds).finish(),
+        }
     }
 }
 

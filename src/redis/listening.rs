@@ -92,7 +92,7 @@ impl Listening {
                 match answer {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.into(),
-                    Err(_) => return Failure("a server is silent".into()),
+                    Err(_) => return Failure::silence(),
                 }
             }
         }

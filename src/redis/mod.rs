@@ -14,6 +14,7 @@ mod address;
 mod backoff;
 mod circuit;
 mod cluster;
+mod greeting;
 mod links;
 mod listening;
 mod outage;
@@ -68,16 +69,26 @@ pub struct Timing {
 #[error("{0}")]
 pub struct Failure(pub String);
 
+impl Failure {
+    /// A server did not answer within its deadline.
+    pub fn silence() -> Self {
+        Self("Redis did not answer in time".into())
+    }
+}
+
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
-        let is_code = |code: &&str| code.len() <= MAX_CODE && code.bytes().all(|b| b.is_ascii_uppercase());
-        Self(match error.code().filter(is_code) {
+        Self(match error.code().filter(|code| is_code(code)) {
             Some(code) => format!("Redis answered {code}"),
             None if error.is_connection_refusal() => "Redis refused the connection".into(),
-            None if error.is_timeout() => "Redis did not answer in time".into(),
+            None if error.is_timeout() => return Self::silence(),
             None => format!("Redis: {}", error.category()),
         })
     }
+}
+
+fn is_code(code: &str) -> bool {
+    code.len() <= MAX_CODE && code.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 /// The Redis that a URL names. Cheap to clone.
@@ -216,15 +227,16 @@ impl RedisServers {
         let config = self.with_deadlines(config);
         let connect = async {
             let client = Client::open(self.connection_info(master))?;
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(greeting::connect_failure(master, error).await),
+            };
             if !self.is_single() && !is_master(&mut connection).await? {
                 return Err(not_a_master());
             }
             Ok(connection)
         };
-        timeout(deadline, connect)
-            .await
-            .unwrap_or_else(|_| Err(Failure("no connection within the deadline".into())))
+        timeout(deadline, connect).await.unwrap_or_else(|_| Err(Failure::silence()))
     }
 
     /// How to connect to this master.
@@ -286,4 +298,47 @@ fn not_a_master() -> Failure {
 /// A little less, so that nodes do not query in step.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.75..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_password() {
+        let urls = [
+            "redis://me:secret@h:1/2",
+            "redis+sentinel://me:secret@h:1,i/master?sentinel_password=secret",
+            "redis+cluster://me:secret@h:1,i",
+        ];
+        let second = Duration::from_secs(1);
+        let timing = Timing { deadline: second, every: second, max_backoff: second };
+        for url in urls {
+            let servers = RedisServers::from_url(url, timing, "test").unwrap();
+            let info = servers.connection_info(&ConnectionAddr::Tcp("h".into(), 1));
+            assert_eq!(info.redis_settings().password(), Some("secret"));
+            servers.outage().failed(&Failure("Redis answered WRONGPASS".into()));
+            let shown = [
+                format!("{servers:?} {:?} {:?}", servers.0.address, servers.0.address.deployment),
+                format!("{info:?} {:?} {:?}", servers.topology(), servers.timing()),
+                format!("{:?} {:?}", servers.outage(), servers.outage().report()),
+            ];
+            for text in shown {
+                assert!(!text.contains("secret"), "{url}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_what_a_server_answers_only_the_code_is_repeated() {
+        let answer = |text: &str| {
+            let text = format!("-{text}\r\n");
+            let Err(error) = redis::parse_redis_value(text.as_bytes()).and_then(|v| v.extract_error()) else {
+                panic!("no error")
+            };
+            Failure::from(error).0
+        };
+        assert_eq!(answer("WRONGPASS secret is wrong"), "Redis answered WRONGPASS");
+        assert!(!answer("secret is unknown").contains("secret"));
+    }
 }

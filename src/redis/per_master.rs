@@ -63,7 +63,7 @@ impl<T: Access> PerMaster<T> {
         let querying = self.first_query.get(|| async move { servers.query_topology().await });
         let topology = match timeout(self.servers.timing().deadline, querying).await {
             Ok(queried) => queried.map(|(topology, _)| topology),
-            Err(_) => Err(self.silence()),
+            Err(_) => Err(Failure::silence()),
         };
         topology.inspect_err(|failure| self.servers.outage().failed(failure))
     }
@@ -130,7 +130,7 @@ impl<T: Access> PerMaster<T> {
                 }
                 (error.into(), is_broken, is_silent)
             }
-            Err(_) => (self.silence(), true, true),
+            Err(_) => (Failure::silence(), true, true),
         };
         if is_broken {
             self.servers.mark_stale();
@@ -172,10 +172,6 @@ impl<T: Access> PerMaster<T> {
                 });
             }
         });
-    }
-
-    fn silence(&self) -> Failure {
-        Failure(format!("no answer within {} ms", self.servers.timing().deadline.as_millis()))
     }
 }
 

@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionAddr, RedisResult};
 use tokio::time::timeout;
 
+use super::greeting::connect_failure;
 use super::per_master::{Access, CallError, PerMaster, ensure_master, is_broken};
 use super::{Failure, RedisServers, Topology, is_master, not_a_master};
 
@@ -152,11 +153,11 @@ async fn open(servers: RedisServers, address: ConnectionAddr, limits: PoolLimits
         Ok(Ok(_first)) => {}
         Ok(Err(error)) => {
             return Err(match broken(error) {
-                CallError::Redis(error) => error.into(),
+                CallError::Redis(error) => connect_failure(&address, error).await,
                 CallError::Broken(failure) | CallError::Local(failure) => failure,
             });
         }
-        Err(_) => return Err(Failure("no connection within the deadline".into())),
+        Err(_) => return Err(Failure::silence()),
     }
     Ok(pool)
 }

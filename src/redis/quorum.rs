@@ -42,7 +42,7 @@ impl QuorumQuery {
             .map(async |info| (info.addr().clone(), self.ask_one::<T>(info, question).await))
             .collect();
         let mut answers = Vec::new();
-        let mut last_failure = Failure("no answer in time".into());
+        let mut last_failure = Failure::silence();
         while let Ok(Some((address, answer))) = timeout_at(until, asked.next()).await {
             match answer {
                 Ok(answer) => answers.push((address, answer)),

@@ -299,7 +299,7 @@ impl Subscriber {
                 connection.subscribe(&channel).await?;
                 Ok::<_, Failure>(refusal)
             };
-            timeout(deadline, subscribe).await.map_err(|_| Failure("no answer within the deadline".into()))?
+            timeout(deadline, subscribe).await.map_err(|_| Failure::silence())?
         }));
         // Managed servers refuse to be set up, and have a setting of their own for it.
         for refusal in refusals.await?.into_iter().flatten() {
