@@ -1,6 +1,8 @@
 //! Nodes as real processes, and calls to them.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ pub struct Node {
     arguments: Vec<String>,
     /// Variables set for its process, from the next start on.
     pub variables: Vec<(String, String)>,
+    /// The file its stderr is appended to, from the next start on; the test's own otherwise.
+    pub log: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -47,6 +51,7 @@ impl Node {
             metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
             arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
             variables: Vec::new(),
+            log: None,
             process: None,
         }
     }
@@ -60,11 +65,13 @@ impl Node {
     /// The same without waiting.
     pub fn spawn(&mut self) {
         self.kill();
+        let append = |path| File::options().create(true).append(true).open(path).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
             .args(&self.arguments)
-            .envs(self.variables.iter().cloned())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
+            .envs(self.variables.iter().cloned())
             .stdout(Stdio::null())
+            .stderr(self.log.as_ref().map_or_else(Stdio::inherit, |path| append(path).into()))
             .spawn()
             .unwrap();
         self.process = Some(process);

@@ -3,6 +3,7 @@
 //! Needs `CARILLON_TEST_REDIS_URL` (a Redis of version 6.2 or newer; its other keys are left alone) and, for
 //! the outages, `redis-server` on the path.
 
+mod pool;
 mod sets;
 #[path = "../support/mod.rs"]
 mod support;
