@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::message::{self, node_channel};
 use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
-use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_heartbeat};
+use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_bus_heartbeat};
 use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
 use crate::delivery::presence::{self, Presence};
 use crate::delivery::stream::{StreamLimits, Streams};
@@ -194,7 +194,13 @@ impl Parts {
             known_epoch.clone(),
             &limits.publish,
         );
-        let readiness = Readiness::new(self.progress.clone(), limits.heartbeat_every, self.stop.clone());
+        let readiness = Readiness::new(
+            self.progress.clone(),
+            self.bus.clone(),
+            self.ttl.clone(),
+            limits.heartbeat_every,
+            self.stop.clone(),
+        );
         let readiness = Arc::new(readiness);
         let status = Arc::new(Status::new(
             self.name.clone(),
@@ -244,7 +250,7 @@ impl Parts {
     /// What is done by the clock.
     fn spawn_timers(&self, tasks: &mut JoinSet<()>, status: &Arc<Status>, limits: &NodeLimits) {
         let (bus, name, progress) = (self.bus.clone(), self.name.clone(), self.progress.clone());
-        every!(tasks, limits.heartbeat_every, send_heartbeat(&bus, &name, &progress).await);
+        every!(tasks, limits.heartbeat_every, send_bus_heartbeat(&bus, &name, &progress).await);
         let (hub, store) = (self.hub.clone(), self.store.clone());
         let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
         let (rechecking, noting) = (sweep.clone(), sweep.clone());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::Readiness;
+use super::{Readiness, ServerError};
 use crate::delivery::Progress;
 use crate::delivery::hub::Hub;
 use crate::delivery::stream::Streams;
@@ -56,6 +56,18 @@ pub struct NodeStatus {
     pub lag_seconds: f64,
     /// Whether the bus brings back its heartbeat.
     pub bus_ok: bool,
+    /// The last error of the server behind its bus, while there is an outage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus_error: Option<String>,
+    /// When that outage began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus_error_since: Option<String>,
+    /// The last error of the server behind its expiring keys, while there is an outage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_error: Option<String>,
+    /// When that outage began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_error_since: Option<String>,
     /// Whether it reached the store.
     pub store_ok: bool,
     /// Whether it was told to stop.
@@ -160,6 +172,9 @@ impl Status {
     pub fn own(&self) -> NodeStatus {
         let (now, age) = (self.progress.clock.now(), self.progress.age());
         let rates = *self.rates();
+        let split = |error: Option<ServerError>| error.map(|e| (e.error, e.since)).unzip();
+        let (bus_error, bus_error_since) = split(self.readiness.bus_error());
+        let (ttl_error, ttl_error_since) = split(self.readiness.ttl_error());
         NodeStatus {
             name: self.name.clone(),
             host: host(),
@@ -173,6 +188,10 @@ impl Status {
             lag: self.progress.lag(),
             lag_seconds: (self.progress.behind_for().as_secs_f64() * 10.0).round() / 10.0,
             bus_ok: self.readiness.is_bus_ok(),
+            bus_error,
+            bus_error_since,
+            ttl_error,
+            ttl_error_since,
             store_ok: self.readiness.is_store_ok(),
             draining: self.readiness.is_draining(),
             reasons: self.readiness.unready().into_iter().map(str::to_owned).collect(),

@@ -21,7 +21,7 @@ use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
 use crate::bus::Notifier;
 use crate::event::{Invalid, UserId};
 use crate::store::{SEEN_EVERY, Store, StoreError};
-use crate::ttl::{Taken, Ttl};
+use crate::ttl::{RateDecision, Ttl};
 
 /// How long a session lasts that is not to be remembered.
 pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -154,8 +154,8 @@ impl Accounts {
     pub async fn check_password(&self, name: &str, password: &str) -> Result<User, AccountError> {
         let attempts = format!("sign-in:{}", hex(&hash_secret(name)));
         match self.ttl.take(&attempts, SIGN_IN_BURST, SIGN_IN_EVERY).await {
-            Ok(Taken::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
-            Ok(Taken::Allowed) => {}
+            Ok(RateDecision::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
+            Ok(RateDecision::Allowed) => {}
             // Hashing is slow and bounded: that limits guessing while the keys are away.
             Err(error) => tracing::warn!(%error, "sign-ins are not limited by name now"),
         }

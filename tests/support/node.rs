@@ -1,5 +1,6 @@
 //! Nodes as real processes, and calls to them.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,8 @@ pub struct Node {
     pub program: PathBuf,
     /// Variables set for its process, from the next start on.
     pub variables: Vec<(String, String)>,
+    /// The file its stderr is appended to, from the next start on; the test's own otherwise.
+    pub log: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -56,6 +59,7 @@ impl Node {
             arguments: arguments.into_iter().map(str::to_owned).collect(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_carillon")),
             variables: Vec::new(),
+            log: None,
             process: None,
         }
     }
@@ -69,11 +73,13 @@ impl Node {
     /// The same without waiting.
     pub fn spawn(&mut self) {
         self.kill();
+        let append = |path| File::options().create(true).append(true).open(path).unwrap();
         let process = Command::new(&self.program)
             .args(&self.arguments)
-            .envs(self.variables.iter().cloned())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
+            .envs(self.variables.iter().cloned())
             .stdout(Stdio::null())
+            .stderr(self.log.as_ref().map_or_else(Stdio::inherit, |path| append(path).into()))
             .spawn()
             .unwrap();
         self.process = Some(process);
