@@ -5,6 +5,7 @@ pub mod cursor;
 pub mod draft;
 pub mod frame;
 pub mod leave_order;
+pub mod name;
 
 use std::fmt;
 use std::str::FromStr;
@@ -126,7 +127,7 @@ impl FromStr for EventType {
     }
 }
 
-/// The bytes that types and topic segments are made of.
+/// The bytes that types are made of.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
