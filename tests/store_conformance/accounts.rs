@@ -89,7 +89,7 @@ pub async fn tokens_end_by_time_and_by_revocation(store: &Store) {
     assert_eq!(store.tokens(None, 1).await.unwrap().len(), 1);
 }
 
-pub async fn sessions_end_by_time_and_by_word(store: &Store) {
+pub async fn sessions_end_by_time_and_by_signing_out(store: &Store) {
     let me = user(store, "me").await;
     let session = store.create_session(me, &secret(1), LONG, "a browser").await.unwrap().unwrap();
     assert_eq!(session.user.id, me);

@@ -79,7 +79,7 @@ suite!(
     accounts::a_new_password_ends_sessions,
     accounts::tokens_end_by_time_and_by_revocation,
     accounts::tokens_are_listed_while_they_are_valid,
-    accounts::sessions_end_by_time_and_by_word,
+    accounts::sessions_end_by_time_and_by_signing_out,
     accounts::sessions_are_told_apart_and_ended,
     accounts::the_use_of_a_session_is_noted_now_and_then,
     users::a_name_that_a_row_has_or_had_is_never_anothers,

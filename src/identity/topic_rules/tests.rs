@@ -74,7 +74,7 @@ fn the_first_rule_that_matches_decides_and_what_none_matches_is_nobodys() {
 }
 
 #[test]
-fn a_user_is_whoever_the_row_is_or_was_called() {
+fn a_user_is_what_the_row_is_or_was_called() {
     let rules = rules("uploads/{user}/** read=listener write=listener");
     let alice = user("alice", Role::Listener);
     for own in ["alice", "former alice", "0123456789abcdef"] {
