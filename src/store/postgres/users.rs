@@ -125,7 +125,7 @@ impl PostgresStore {
             let id = insert.fetch_one(&mut *c).await?;
             user(&sqlx::query(USER_BY_ID).bind(id).fetch_one(c).await?)
         };
-        Ok(self.within(read).await.map_err(taken)?)
+        self.within(read).await.map_err(taken)
     }
 
     pub(in crate::store) async fn user_by_subject(
