@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::message::{self, node_channel};
 use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
 use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_bus_heartbeat};
+use crate::delivery::endings::Endings;
 use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
 use crate::delivery::presence::{self, Presence};
 use crate::delivery::stream::{StreamLimits, Streams};
@@ -212,6 +213,9 @@ impl Parts {
             self.ttl.clone(),
         ));
         self.spawn_timers(&mut tasks, &status, &limits);
+        let accounts = Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone());
+        let mut endings = Endings::new(self.store.clone(), accounts.clone(), self.hub.clone());
+        every!(tasks, limits.poll_every, endings.follow().await);
         let watching =
             expiry::watch_expirations(self.ttl.clone(), self.hub.clone(), self.store.clone(), known_epoch);
         tasks.spawn(watching);
@@ -230,7 +234,7 @@ impl Parts {
         tokio::spawn(supervise(self.stop.clone(), tasks));
         Node {
             services: Services {
-                accounts: Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone()),
+                accounts,
                 inbox: Inbox::new(self.store.clone(), self.rules.clone(), notifier.clone()),
                 publisher,
                 streams: self.streams,
@@ -258,7 +262,10 @@ impl Parts {
         every!(tasks, limits.recheck_every, rechecking.recheck().await);
         every!(tasks, SEEN_EVERY, noting.note_use().await);
         let (store, clock, keep) = (self.store.clone(), self.progress.clock.clone(), limits.retention);
-        every!(tasks, limits.retention_every, retention::remove_old(&store, &clock, keep).await);
+        every!(tasks, limits.retention_every, {
+            retention::remove_old(&store, &clock, keep).await;
+            retention::remove_old_endings(&store).await;
+        });
         let status = status.clone();
         every!(tasks, ANNOUNCE_EVERY, status.announce().await);
     }

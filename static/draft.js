@@ -2,8 +2,9 @@
 
 /** The same bounds as the server's, for what can be told while somebody types. */
 const TYPE = /^[A-Za-z0-9._-]{1,64}$/;
-const TOPIC = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){0,7}$/;
-const NAME = /^[A-Za-z0-9._-]{1,64}$/;
+const MAX_NAME_BYTES = 255;
+const isName = (text) => !/\p{Cc}/u.test(text) && text !== '' && new TextEncoder().encode(text).length <= MAX_NAME_BYTES;
+const isTopic = (text) => isName(text) && text.split('/').every((segment) => !['', '.', '..'].includes(segment));
 const MAX_USERS = 1_000;
 const MAX_SECONDS = 10 * 366 * 86_400;
 
@@ -37,11 +38,11 @@ function audience(to, given, need) {
   if (to === 'everyone') return '"everyone"';
   if (to === 'topic') {
     const topic = given('topic').trim();
-    need('topic', TOPIC.test(topic), 'Up to eight words joined by “/”, of letters, digits, dots, underscores and hyphens.');
+    need('topic', isTopic(topic), 'Segments joined by “/”, none of them empty, “.” or “..”; at most 255 bytes.');
     return JSON.stringify({ topic });
   }
-  const users = given('users').split(/[\s,;]+/).filter(Boolean);
-  const wrong = users.find((name) => !NAME.test(name));
+  const users = given('users').split(',').map((name) => name.trim()).filter(Boolean);
+  const wrong = users.find((name) => !isName(name));
   need('users', users.length > 0, 'Name at least one user.');
   need('users', users.length <= MAX_USERS, `At most ${MAX_USERS} users.`);
   need('users', wrong === undefined, `“${wrong}” cannot be a user’s name.`);

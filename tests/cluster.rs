@@ -234,3 +234,28 @@ async fn signing_out_on_one_node_ends_the_sessions_streams_on_all() {
         assert_eq!((status(node, &alice).await, status(node, &other).await), (401, 200));
     }
 }
+
+/// A token is revoked by somebody who is on no bus: each node reads it, and forgets the answer that is cached for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_beside_the_nodes_ends_on_all_of_them() {
+    let cluster = Cluster::start().await;
+    let client = reqwest::Client::builder().timeout(DEADLINE).build().unwrap();
+    let ask = async |node: &Node, path: &str| {
+        let request = client.get(format!("{}/api/v1/{path}", node.address)).bearer_auth(&cluster.alice);
+        request.send().await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for node in &cluster.nodes {
+        let mut stream = ask(node, "stream").await;
+        assert!(stream.chunk().await.unwrap().is_some(), "it begins");
+        streams.push(stream);
+    }
+    let store = cluster.people.store();
+    let alice = store.user_by_name("alice").await.unwrap().unwrap().0.id;
+    let token = store.valid_tokens(Some(alice), None, 1).await.unwrap()[0].id;
+    assert!(cluster.people.accounts().revoke_token(token, None).await.unwrap());
+    for (node, stream) in cluster.nodes.iter().zip(streams) {
+        assert!(stream.text().await.unwrap().contains("event: carillon.signout"));
+        assert_eq!(ask(node, "inbox").await.status(), 401, "nothing cached lets it in again");
+    }
+}

@@ -168,6 +168,27 @@ async fn one_event_is_published_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_revoked_on_the_command_line_ends_its_streams() {
+    let place = Place::new().await;
+    let tail = place.tail(&[]).await;
+    let store = format!("sqlite:{}", place.folder.path().join("carillon.sqlite").display());
+    let run = |arguments: &[&str]| {
+        let output = carillon(arguments).args(["--store-url", &store]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tokens = run(&["token", "list"]);
+    let of_alice = tokens.lines().find(|line| line.contains("\talice\t")).unwrap();
+    run(&["token", "revoke", of_alice.split('\t').next().unwrap()]);
+    let (status, _, errors) = tail.end().await;
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.ends_with("signed out: the token was revoked, or has ended\n"), "{errors}");
+    // The node had cached the token; by now it has not.
+    let (_, _, errors) = Program::start(&place.node.address, &place.alice, &["tail"]).end().await;
+    assert!(errors.contains("(401)"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tail_begins_with_what_was_said_and_tells_who_is_there() {
     let place = Place::new().await;
     for number in ["1", "2", "3"] {

@@ -1,5 +1,6 @@
 //! From the log to the socket: applies the log in order on this node and hands events to its streams.
 
+pub mod endings;
 pub mod expiry;
 pub mod hub;
 pub mod presence;

@@ -5,6 +5,7 @@ pub mod cursor;
 pub mod draft;
 pub mod frame;
 pub mod leave_order;
+pub mod name;
 pub mod selector;
 
 use std::fmt;
@@ -128,7 +129,7 @@ impl FromStr for EventType {
     }
 }
 
-/// The bytes that types and topic segments are made of.
+/// The bytes that types are made of.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }

@@ -91,7 +91,7 @@ impl From<&Token> for ShownToken {
 pub async fn show(SessionCaller(identity, _): SessionCaller) -> Json<Value> {
     let user = identity.user;
     Json(json!({
-        "name": user.name, "role": user.role.as_str(), "created_at": rfc3339(user.created_at),
+        "id": user.public_id, "name": user.name, "role": user.role.as_str(), "created_at": rfc3339(user.created_at),
     }))
 }
 
@@ -195,7 +195,7 @@ pub async fn set_password(
 ) -> Result<Json<Value>, Problem> {
     let user =
         accounts.check_password(&identity.user.name, &body.old).await.map_err(|error| match error {
-            // Not 401: whoever asks is signed in, and stays so.
+            // Not 401: the caller is signed in, and stays so.
             AccountError::WrongPassword => Invalid::new("old", "is wrong").into(),
             error => Problem::from(error),
         })?;

@@ -31,6 +31,8 @@ const PASSWORD_LEN: usize = 16;
 /// A user as admins see them.
 #[derive(Debug, Serialize)]
 pub struct ShownUser {
+    /// What others may see of the user, in topics for instance.
+    id: String,
     name: String,
     role: &'static str,
     created_at: String,
@@ -38,7 +40,12 @@ pub struct ShownUser {
 
 impl From<&User> for ShownUser {
     fn from(user: &User) -> Self {
-        Self { name: user.name.clone(), role: user.role.as_str(), created_at: rfc3339(user.created_at) }
+        Self {
+            id: user.public_id.clone(),
+            name: user.name.clone(),
+            role: user.role.as_str(),
+            created_at: rfc3339(user.created_at),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod accounts;
 mod inbox;
 mod log;
+mod users;
 
 use std::borrow::Cow;
 use std::str::FromStr;

@@ -3,6 +3,7 @@
 mod accounts;
 mod inbox;
 mod log;
+mod users;
 
 use std::path::Path;
 use std::sync::LazyLock;

@@ -223,6 +223,11 @@ impl People {
         self.accounts.create_token(user.id, "test", scopes, lifetime).await.unwrap().0
     }
 
+    /// Accounts as the command line has them: on no bus, and beside the nodes' cache.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
     /// The store behind the nodes.
     pub fn store(&self) -> &Store {
         &self.store
