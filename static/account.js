@@ -1,4 +1,4 @@
-// The account page: one's own sessions, tokens and password.
+// The account page: the user's own sessions, tokens and password.
 
 import { call } from './api.js';
 import { attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
@@ -47,9 +47,9 @@ onEnd(
 onSubmit(
   by('new-token'),
   { name: 'The name', scopes: 'What it may do', days: 'The number of days' },
-  async (fields, tell) => {
+  async (fields, showError) => {
     const scopes = ['listen', 'publish'].filter((scope) => fields[scope].checked);
-    if (!scopes.length) return tell('listen', 'Choose what it may do.');
+    if (!scopes.length) return showError('listen', 'Choose what it may do.');
     const days = fields.days.value ? Number(fields.days.value) : null;
     const body = { name: fields.name.value, scopes, days };
     const made = await call('/account/tokens', { method: 'POST', body });
@@ -64,8 +64,8 @@ onSubmit(
 onSubmit(
   by('new-password'),
   { old: 'The old password', new: 'The new password' },
-  async (fields, tell) => {
-    if (fields.new.value !== fields.again.value) return tell('again', 'The two new passwords differ.');
+  async (fields, showError) => {
+    if (fields.new.value !== fields.again.value) return showError('again', 'The two new passwords differ.');
     const body = { old: fields.old.value, new: fields.new.value };
     const { ended } = await call('/account/password', { method: 'PUT', body });
     by('new-password').reset();

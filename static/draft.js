@@ -1,13 +1,13 @@
-// What the form on the publish page says: the event as the API takes it, or what is wrong with it.
+// The event that the form on the publish page describes, as the API takes it, and what is wrong with it.
 
-/** The same bounds as the server's, for what can be told while somebody types. */
+/** The same bounds as the server's, for errors shown while somebody types. */
 const TYPE = /^[A-Za-z0-9._-]{1,64}$/;
 const TOPIC = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){0,7}$/;
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;
 const MAX_USERS = 1_000;
 const MAX_SECONDS = 10 * 366 * 86_400;
 
-/** The event as JSON text, and a sentence for each field that is wrong; what stands in both is what can be shown. */
+/** The event as JSON text, its type, and a sentence for each field that is wrong. The JSON is for showing, even then. */
 export function draft(form) {
   const errors = new Map();
   const given = (name) => form.elements[name].value;

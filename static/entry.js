@@ -1,13 +1,13 @@
-// One entry of the list. What publishers wrote goes through textContent, never through markup.
+// One entry of the list. What publishers wrote is set as text, never as markup.
 
 import { pretty } from './json.js';
-import { wordsOf } from './words.js';
+import { summaryOf } from './summary.js';
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const short = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 const long = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'long' });
 
-/** An entry on the page: what the scripts need to know of it, and its element. */
+/** An entry on the page: its element, and what the scripts need to know of the event. */
 export class Entry {
   /** Whether the server no longer lists it: it goes when it is closed. */
   hasLeft = false;
@@ -38,7 +38,7 @@ export class Entry {
   static of(event, data, blank) {
     const element = blank.content.firstElementChild.cloneNode(true);
     const part = (name) => element.querySelector(name);
-    const { headline, text, level } = wordsOf(event.type, data);
+    const { headline, text, level } = summaryOf(event.type, data);
     element.dataset.id = event.id;
     element.dataset.position = event.position;
     element.dataset.priority = event.priority;

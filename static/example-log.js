@@ -1,13 +1,13 @@
-// A log that grows: what comes is put on the page ten times a second at most, and what is old leaves it.
+// A log that grows: new lines are put on the page ten times a second at most, and the oldest leave it.
 
 import { connect } from './carillon.js';
-import { account, by, showState, Tail, Teller } from './example.js';
+import { account, Announcer, by, showState, Tail } from './example.js';
 
 const MOST = 1_000;
 const GATHER = 100;
 const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
-const teller = new Teller('new lines');
+const announcer = new Announcer(by('say'), (count) => `${count} new lines`);
 /** Lines on their way to the page; more than fit there are not kept. */
 let waiting = [];
 let timer = null;
@@ -39,7 +39,7 @@ function flush() {
     while (by('lines').childElementCount > MOST) by('lines').firstElementChild.remove();
   });
   by('empty').hidden = by('lines').childElementCount > 0;
-  if (count > 0) teller.tell(items.findLast((item) => !item.hidden).lastElementChild.textContent);
+  if (count > 0) announcer.arrived(items.findLast((item) => !item.hidden).lastElementChild.textContent);
 }
 
 /** What a publisher wrote is only ever text. */

@@ -1,5 +1,5 @@
-// The bytes of a stream, frame by frame. A page uses EventSource, or /static/carillon.js, and sees none of this; here
-// it is read as any other answer.
+// The bytes of a stream, frame by frame. A page with EventSource or /static/carillon.js sees none of this; here it is read
+// like any other answer.
 
 import { by, notice, showState, signIn } from './example.js';
 

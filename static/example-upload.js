@@ -1,5 +1,5 @@
-// An upload. The page that sends learns from the stream how far it is, as every other page of the user does: what the
-// server has received is what counts, and not what the browser has given to the network.
+// An upload. The page that sends learns its progress from the stream, as every other page of the user does: what the server
+// has received, not what the browser has handed to the network.
 
 import { connect } from './carillon.js';
 import { account, by, notice, randomName, showState, signIn } from './example.js';
@@ -10,7 +10,7 @@ let carillon = null;
 let silence = null;
 let sending = null;
 
-/** Follows the upload `name`: first how it stands, then what comes. */
+/** Follows the upload `name`: first its last known state, then what comes. */
 function watch(name) {
   carillon?.close();
   const topic = `${prefix}/${name}`;
@@ -18,7 +18,7 @@ function watch(name) {
   carillon.on('state', ({ state, since }) => showState(state, since));
   carillon.on('event', (event) => event.topic === topic && show(event));
   carillon.on('history', ({ events }) => {
-    if (events === 0 && !sending) tell('is not known: it may have been cut off, or not yet begun');
+    if (events === 0 && !sending) showProgress('is not known: it may have been cut off, or not yet begun');
   });
   by('progress').hidden = false;
   by('watch').hidden = false;
@@ -31,21 +31,21 @@ function show({ type, data, created_at: at, expires_at: until }) {
   by('name').textContent = name;
   if (type === 'upload.progress') {
     const part = total ? Math.floor((100 * received) / total) : null;
-    tell(part === null ? 'is on its way' : `${part} %`, total ? received / total : undefined);
-    by('figures').textContent = `${number.format(received)}${total ? ` of ${number.format(total)}` : ''} bytes`;
-    // Each word about the progress ends. When none follows in time, whoever told it is gone.
-    silence = setTimeout(() => tell('timed out: nothing more was heard of it'), Date.parse(until) - Date.parse(at));
+    showProgress(part === null ? 'is on its way' : `${part} %`, total ? received / total : undefined);
+    by('amount').textContent = `${number.format(received)}${total ? ` of ${number.format(total)}` : ''} bytes`;
+    // Each report of progress expires. When none follows in time, its sender is gone.
+    silence = setTimeout(() => showProgress('timed out: nothing more was heard of it'), Date.parse(until) - Date.parse(at));
   } else if (type === 'upload.completed') {
-    tell('completed', 1);
-    by('figures').textContent = `${number.format(size)} bytes, SHA-256 ${sha256}`;
+    showProgress('completed', 1);
+    by('amount').textContent = `${number.format(size)} bytes, SHA-256 ${sha256}`;
   } else if (type === 'upload.failed') {
-    tell(`failed: ${reason}`);
+    showProgress(`failed: ${reason}`);
   } else if (type === 'upload.timed_out') {
-    tell(`timed out: ${reason}`);
+    showProgress(`timed out: ${reason}`);
   }
 }
 
-function tell(text, part) {
+function showProgress(text, part) {
   by('state').textContent = text;
   by('bar').hidden = part === undefined && text !== 'is on its way';
   if (part === undefined) by('bar').removeAttribute('value');
@@ -63,8 +63,8 @@ by('choose').addEventListener('submit', async (submitted) => {
   by('send').disabled = true;
   by('cancel').hidden = false;
   by('name').textContent = file.name;
-  by('figures').textContent = '';
-  tell('begins');
+  by('amount').textContent = '';
+  showProgress('begins');
   watch(name);
   history.replaceState(null, '', `?id=${name}`);
   try {

@@ -1,7 +1,7 @@
-// The inbox page: the list the server rendered, kept true by the stream.
+// The inbox page: the list that the server rendered, kept up to date by the stream.
 
 import { call, serverNow, SignedOut } from './api.js';
-import { Announcer } from './announce.js';
+import { Announcer, UrgentAnnouncer } from './announce.js';
 import { Arrivals, nextFrame } from './arrivals.js';
 import { Badge } from './badge.js';
 import { connect } from './carillon.js';
@@ -9,22 +9,25 @@ import { Filter, tidy } from './filter.js';
 import { members } from './json.js';
 import { EntryList } from './list.js';
 import { account, by, notice, showState, signIn } from './page.js';
+import { summaryOf } from './summary.js';
 import { Sync } from './sync.js';
 import { Undo } from './undo.js';
-import { wordsOf } from './words.js';
 
 const NAMES = { notification: 'A notification', alert: 'An alert', message: 'A message', system: 'A system notice' };
 
-/** What comes this long after the last is a single event, and not part of many. */
+/** Priorities that interrupt a screen reader. */
+const URGENT = ['high', 'urgent'];
+/** An entry shown so many milliseconds after the last one is highlighted; in a burst none is. */
 const CALM = 1_000;
 
 const page = by('inbox');
 const filter = new Filter(location.search);
 const list = new EntryList(by('entries'), by('blank'));
-const announcer = new Announcer();
+const announcer = new Announcer(by('say-polite'), (count) => `${count} new entries`);
+const urgent = new UrgentAnnouncer(by('say-now'), (count) => `${count} more of high priority`);
 const badge = new Badge();
 const undo = new Undo(by('toast'));
-// All of it, whatever is shown: the number counts it, and pages with other filters share the connection.
+// Listens to all, whatever the filter: all unread are counted, and pages with other filters share the connection.
 const carillon = connect({ account, cursor: page.dataset.cursor, topics: filter.topics });
 const sync = new Sync(list, filter, page.dataset.next || null, {
   counts: showCounts,
@@ -36,7 +39,7 @@ const sync = new Sync(list, filter, page.dataset.next || null, {
 });
 const arrivals = new Arrivals(list, by('top'), by('fresh'), {
   shown: (entries) => {
-    // Under load it would be nothing but flicker.
+    // Under load it would only flicker.
     if (performance.now() - lastShown > CALM) entries.forEach((entry) => entry.element.classList.add('is-new'));
     lastShown = performance.now();
     show();
@@ -82,7 +85,7 @@ function signOut() {
   signIn();
 }
 
-/** Does something that needs the server, and says so when it fails. True if it worked. */
+/** Does something that needs the server, and shows its failure. Returns whether it worked. */
 async function attempt(work) {
   try {
     await work();
@@ -95,14 +98,16 @@ async function attempt(work) {
   }
 }
 
-// What the stream says
+// Frames of the stream
 
 function arrive(event) {
   if (list.byId(event.id) || arrivals.has(event)) return;
   count(1);
   const data = members(event.source).get('data');
   if (!filter.admits(event, data)) return;
-  announcer.arrived(event, wordsOf(event.type, data).headline);
+  const { headline } = summaryOf(event.type, data);
+  if (URGENT.includes(event.priority)) urgent.arrived(`${event.priority}: ${headline}`);
+  else announcer.arrived(`New: ${headline}`);
   arrivals.add(event, data);
 }
 
@@ -112,14 +117,14 @@ function setRead(entry, read) {
   if (read && filter.unreadOnly) leave(entry);
 }
 
-/** The list holds it no more; while somebody has it open, it stays. */
+/** Removes an entry that the server no longer lists; while it is open, it stays. */
 function leave(entry) {
   if (entry.isOpen) entry.hasLeft = true;
   else list.remove(entry);
   show();
 }
 
-/** It is no more, for everyone. */
+/** An event has ended for everyone. */
 function end(position, what) {
   const entry = list.byPosition(position);
   if (entry) {
@@ -145,7 +150,7 @@ function readElsewhere({ position, read, up_to: upTo }) {
     setRead(entry, read);
     if (read) recheck(entry);
   } else if (arrivals.at(position)) {
-    // It waits to be shown: how it stands, the list says.
+    // It waits to be shown: the list, read again, says whether it is read.
     arrivals.drop(position);
     sync.refreshSoon();
   } else if (filter.unreadOnly && !read) {
@@ -159,7 +164,7 @@ carillon.on('event', (event) => sync.apply(() => arrive(event)));
 carillon.on('read', (what) => sync.apply(() => readElsewhere(what)));
 carillon.on('retract', ({ position }) => sync.apply(() => end(position, 'was taken back')));
 carillon.on('expire', ({ position }) => sync.apply(() => end(position, 'has ended')));
-// Does not wait for a list that is being read: it counts no more.
+// Not through `sync.apply`: a list that is being read is outdated.
 carillon.on('reset', () => sync.refresh(true));
 
 let wasLive = false;
@@ -167,7 +172,7 @@ carillon.on('state', ({ state, since }) => {
   showState(state, since);
   if (state === 'signed out') signOut();
   if (state !== 'live') return;
-  // What others read or took back in between is not repeated by the stream. Spread out: many come back at once.
+  // Notices of what was read or taken back meanwhile are not repeated. Spread out: many pages come back at once.
   if (wasLive) sync.refreshSoon();
   wasLive = true;
 });
@@ -245,7 +250,7 @@ async function loadOlder(byHand) {
   older.ariaBusy = null;
   if (byHand) announcer.say(`${added.length} older entries`);
   if (byHand && older.matches(':focus') && sync.next === null) added[0]?.focus();
-  // It tells only of changes: if the end is still in view, more is wanted.
+  // It reports only changes: if the end is still in view, more is wanted.
   nextFrame(() => {
     nearTheEnd.unobserve(older);
     nearTheEnd.observe(older);

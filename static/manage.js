@@ -1,18 +1,18 @@
-// What the pages that manage accounts share: asking before something ends, secrets shown once, and what came of it.
+// What the account and cluster pages share: dialogs, forms sent by script, lists whose rows can be ended.
 
 import { call, SignedOut } from './api.js';
 import { by, signIn } from './page.js';
 
-/** How long it is said what came of something. */
-const SAID_FOR = 10_000;
-let unsay = null;
+/** How long a result is shown, in milliseconds. */
+const SHOWN_FOR = 10_000;
+let hiding = null;
 
-/** Says what came of it, to the eye and to a screen reader. */
+/** Shows the result of an action; a screen reader reads it out. */
 export function say(text, isBad = false) {
   by('result').textContent = text;
   by('result').classList.toggle('is-bad', isBad);
-  clearTimeout(unsay);
-  unsay = setTimeout(() => (by('result').textContent = ''), SAID_FOR);
+  clearTimeout(hiding);
+  hiding = setTimeout(() => (by('result').textContent = ''), SHOWN_FOR);
 }
 
 function explain(error) {
@@ -37,10 +37,11 @@ export async function attempt(button, work, failed = (error) => say(explain(erro
   }
 }
 
-/** Has a form sent by script: `send` gets its fields, and mistakes are told at the field. `nouns` name the fields. */
-export function onSubmit(form, nouns, send) {
+/** Sends a form by script: `send` gets its fields and `showError(field, text)`. `names` are the fields' names for errors
+ *  of the server. */
+export function onSubmit(form, names, send) {
   const error = form.querySelector('.error');
-  const tell = (field, text) => {
+  const showError = (field, text) => {
     error.textContent = text;
     const input = form.elements[field];
     if (!(input instanceof HTMLElement)) return;
@@ -51,10 +52,10 @@ export function onSubmit(form, nouns, send) {
     event.preventDefault();
     error.textContent = '';
     form.querySelectorAll('[aria-invalid]').forEach((input) => input.removeAttribute('aria-invalid'));
-    await attempt(form.querySelector('button.primary'), () => send(form.elements, tell), (refused) => {
+    await attempt(form.querySelector('button.primary'), () => send(form.elements, showError), (refused) => {
       const { field } = refused;
       const message = refused.message.replace(`${field}: `, '');
-      tell(field, nouns[field] ? `${nouns[field]} ${message}.` : explain(refused));
+      showError(field, names[field] ? `${names[field]} ${message}.` : explain(refused));
     });
   });
 }
@@ -81,7 +82,7 @@ export function showSecret(title, secret) {
 
 async function copy() {
   try {
-    // Only there where the connection is a secure one.
+    // There is a clipboard only with https, or on localhost.
     await navigator.clipboard.writeText(by('secret-text').textContent);
     by('copied').textContent = 'Copied.';
   } catch {
@@ -95,7 +96,7 @@ by('secret').addEventListener('close', () => {
   by('secret-text').textContent = '';
 });
 
-/** Times as they are where the reader is. */
+/** Shows times in the reader's time zone and form. */
 export function localTimes(root) {
   for (const time of root.querySelectorAll('time')) {
     const at = new Date(time.dateTime);
@@ -120,7 +121,7 @@ export function newRow(blank, id, texts) {
   return row;
 }
 
-/** Takes a row away; the keyboard goes on where it was. */
+/** Removes a row; the focus moves to its neighbour. */
 export function removeRow(row) {
   const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector('button');
   const heading = row.closest('section').querySelector('h2');
@@ -128,7 +129,7 @@ export function removeRow(row) {
   (next ?? heading).focus();
 }
 
-/** Has the buttons of a list that end something ask first, then do it. */
+/** The `end` buttons of a list ask `question(row)` first, then delete `path(row)` and call `ended(row)`. */
 export function onEnd(list, question, path, ended) {
   list.addEventListener('click', async ({ target }) => {
     const button = target.closest('button.end');

@@ -1,4 +1,4 @@
-// The page to publish with: what would be sent is shown while it is written, and is sent once.
+// The publish page: shows what would be sent while it is written, and sends it once.
 
 import { call, SignedOut } from './api.js';
 import { curl, draft } from './draft.js';
@@ -8,7 +8,7 @@ import { by, signIn } from './page.js';
 /** A second click on the button this soon after the answer belongs to the first. */
 const SAME_CLICK = 1_000;
 const MAX_RECEIPTS = 10;
-/** What the server calls a field, where the form has another name for it. */
+/** The form's names of the server's fields, where they differ. */
 const FIELDS = { 'to.user': 'users', 'to.users': 'users', 'to.topic': 'topic' };
 
 const form = by('publish');
@@ -40,23 +40,24 @@ function show() {
   return errors;
 }
 
-/** Puts a sentence at a field, or takes it away. */
-function mark(name, sentence) {
-  const place = by(`${name}-error`);
-  place.textContent = sentence;
-  place.hidden = !sentence;
+/** Shows an error at a field; an empty sentence removes it. */
+function showError(name, sentence) {
+  const error = by(`${name}-error`);
+  error.textContent = sentence;
+  error.hidden = !sentence;
   const input = form.elements[name];
   if (sentence) input?.setAttribute?.('aria-invalid', 'true');
   else input?.removeAttribute?.('aria-invalid');
 }
 
-function places() {
-  return [...form.querySelectorAll('[data-for]')].map((place) => place.dataset.for);
+/** The fields that can show an error, in the form's order. */
+function fieldNames() {
+  return [...form.querySelectorAll('[data-for]')].map((error) => error.dataset.for);
 }
 
-function tell(errors) {
-  for (const name of places()) mark(name, errors.get(name) ?? '');
-  const first = places().find((name) => errors.has(name));
+function showErrors(errors) {
+  for (const name of fieldNames()) showError(name, errors.get(name) ?? '');
+  const first = fieldNames().find((name) => errors.has(name));
   form.elements[first]?.focus();
 }
 
@@ -76,8 +77,8 @@ form.addEventListener('input', ({ target }) => {
     if (form.elements.level.value === 'info') form.elements.level.value = 'warning';
   }
   const errors = show();
-  // While somebody types, only what was wrong already is said again.
-  for (const name of places()) if (!by(`${name}-error`).hidden) mark(name, errors.get(name) ?? '');
+  // While somebody types, only errors that are shown already are updated.
+  for (const name of fieldNames()) if (!by(`${name}-error`).hidden) showError(name, errors.get(name) ?? '');
   wrong('');
 });
 
@@ -90,7 +91,7 @@ form.addEventListener('submit', async (submission) => {
     show();
   }
   const { json, type, errors } = draft(form);
-  tell(errors);
+  showErrors(errors);
   wrong('');
   if (errors.size > 0) return;
   isBusy = true;
@@ -111,8 +112,8 @@ function failed(error) {
   if (error instanceof SignedOut) return signIn();
   const name = FIELDS[error.field?.replace(/\[\d+\]$/, '')] ?? error.field;
   const sentence = error.message.replace(`${error.field}: `, '');
-  if (error.status && places().includes(name) && !form.elements[name].closest('[hidden]')) {
-    tell(new Map([[name, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`]]));
+  if (error.status && fieldNames().includes(name) && !form.elements[name].closest('[hidden]')) {
+    showErrors(new Map([[name, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`]]));
   } else if (error.status && error.status < 500) {
     wrong(`That did not work: ${error.message}.`);
   } else {
@@ -148,7 +149,7 @@ async function takeBack(item, id) {
     said = 'is gone already';
   }
   item.classList.add('is-gone');
-  // Whoever pressed the button finds what became of it in its place.
+  // The result replaces the button, and takes its focus.
   const state = document.createElement('em');
   state.tabIndex = -1;
   state.textContent = said;

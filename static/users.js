@@ -1,4 +1,4 @@
-// Everybody's accounts, on the cluster page.
+// The accounts of all users, on the cluster page.
 
 import { call } from './api.js';
 import { attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
@@ -7,7 +7,7 @@ import { by } from './page.js';
 const text = (row, of) => row.querySelector(`[data-of=${of}]`).textContent;
 const at = encodeURIComponent;
 
-/** That a user's sessions have ended shows in the list of them; one's own that asks goes on. */
+/** Removes the rows of a user's sessions that ended; the session of this page goes on. */
 function forgetSessions(name) {
   for (const row of [...by('sessions').children]) {
     if (row.dataset.user === name && !('current' in row.dataset)) row.remove();
@@ -57,7 +57,7 @@ onEnd(
   },
 );
 
-/** Has a button bring the next page of a list. */
+/** The button below a list appends its next page. */
 function onMore(list, key, row) {
   const more = by(`more-${list}`);
   more.addEventListener('click', () =>

@@ -7,7 +7,7 @@ pub mod files;
 pub mod inbox;
 pub mod publish;
 pub mod session;
-mod words;
+mod summary;
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Pages {
         (status, problem.retry_after(), self.render("error.html", values)).into_response()
     }
 
-    /// A page for somebody who is signed in; `here` is its address, for the navigation.
+    /// A page for a user who is signed in; `here` is its address, for the navigation.
     fn page(&self, template: &str, here: &str, identity: &Identity, values: Value) -> Response {
         let role = identity.user.role;
         let user = context! {
@@ -82,7 +82,7 @@ impl Pages {
     }
 }
 
-/// What a status means to somebody who looks at a page, and what to do about it.
+/// What a status means to the reader of a page, and what to do about it.
 fn explain(status: StatusCode) -> (&'static str, &'static str) {
     match status {
         StatusCode::BAD_REQUEST => {
@@ -107,7 +107,7 @@ fn explain(status: StatusCode) -> (&'static str, &'static str) {
     }
 }
 
-/// Somebody who looks at a page. Who is not signed in is sent to do that, and comes back.
+/// The user who asks for a page. Without a session the answer leads to the sign-in page, and from there back.
 pub struct Visitor(pub Identity);
 
 impl Visitor {
