@@ -1,6 +1,7 @@
 // Calls to this site's API, and the server's clock.
 
 import { account } from './page.js';
+import { t } from './texts.js';
 
 const TIMEOUT = 15_000;
 
@@ -44,7 +45,7 @@ export async function call(path, { method = 'GET', body, json = body && JSON.str
   if (response.status === 401) throw new SignedOut();
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Refused(response.status, problem.detail ?? 'the server could not do this', problem.field);
+    throw new Refused(response.status, problem.detail ?? t('server.failed'), problem.field);
   }
   if (response.status === 204) return null;
   return asText ? response.text() : response.json();

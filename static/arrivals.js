@@ -1,6 +1,8 @@
 // Entries that arrive: shown at once, a batch for each frame, unless that would move what is being read. Then they wait
 // behind a button with their number.
 
+import { t } from './texts.js';
+
 /** The most that wait. Beyond it the list is read anew when they are shown. */
 const MAX_WAITING = 200;
 /** Where no frames are drawn, such as in a tab behind others. */
@@ -121,7 +123,7 @@ export class Arrivals {
   #updateButton() {
     const count = this.#count;
     this.#button.hidden = count === 0;
-    const text = `${count} new`;
+    const text = t('inbox.new', { count });
     if (count > 0 && this.#button.textContent !== text) this.#button.textContent = text;
   }
 }

@@ -1,5 +1,7 @@
 // A small chart of a metric over the last two minutes.
 
+import { t } from './texts.js';
+
 const SVG = 'http://www.w3.org/2000/svg';
 const SPAN = 120_000;
 /** Values come every two seconds; after so many milliseconds without one the line breaks. */
@@ -39,7 +41,7 @@ export class Chart {
       last = at;
     }
     this.#svg.replaceChildren(...lines.map(polyline));
-    this.#peak.textContent = peak ? `up to ${format(peak)}` : '';
+    this.#peak.textContent = peak ? t('cluster.peak', { value: format(peak) }) : '';
   }
 }
 

@@ -3,6 +3,7 @@
 import './users.js';
 import { Chart, format } from './chart.js';
 import { account, by, showState, signIn } from './page.js';
+import { t } from './texts.js';
 import { watch } from './watch.js';
 
 /** A node whose last report is this much older than the answer, in milliseconds, is shown as silent. */
@@ -19,16 +20,25 @@ const METRICS = {
   delivered: (node) => node.delivered_per_second,
   lag: (node) => node.lag,
 };
+/** So many nodes in each state, in the order of the summary. */
+const COUNTS = {
+  ready: (count) => t('cluster.count.ready', { count }),
+  draining: (count) => t('cluster.count.draining', { count }),
+  unready: (count) => t('cluster.count.unready', { count }),
+  silent: (count) => t('cluster.count.silent', { count }),
+  unknown: (count) => t('cluster.count.unknown', { count }),
+  gone: (count) => t('cluster.count.gone', { count }),
+};
 const clock = (time) => new Date(time).toLocaleTimeString();
 
 class Card {
   /** The last status that was reported. */
   status = null;
-  state = '';
   #charts = new Map();
 
   constructor(element) {
     this.element = element;
+    this.state = element.dataset.state;
     for (const metric of element.querySelectorAll('[data-metric]')) {
       const chart = new Chart(metric.querySelector('svg'), metric.querySelector('.peak'));
       this.#charts.set(metric.dataset.metric, { chart, value: metric.querySelector('.value') });
@@ -43,30 +53,33 @@ class Card {
       value.textContent = format(read(node));
     }
     const isSilent = Date.parse(at) - Date.parse(node.reported_at) > SILENCE;
-    if (isSilent) this.is('silent', `silent since ${clock(node.reported_at)}`);
-    else if (node.draining) this.is('draining', 'draining: it was told to stop');
-    else if (node.reasons.length) this.is('unready', 'not ready');
-    else this.is('ready', 'ready');
-    const behind = node.lag > 0 && node.lag_seconds >= 1 ? [`behind for ${format(node.lag_seconds)} seconds`] : [];
-    const reasons = node.draining ? [] : node.reasons;
-    this.#put('why', [...reasons, ...behind].join('; '));
-    this.#put('bus', node.bus_ok ? 'well' : 'away');
-    this.#put('store', node.store_ok ? 'well' : 'away');
-    this.#put('memory', node.memory_bytes ? `${format(node.memory_bytes / 2 ** 20)} MiB` : 'unknown');
+    if (isSilent) this.is('silent', t('cluster.node.silent', { time: clock(node.reported_at) }));
+    else if (node.draining) this.is('draining', t('cluster.node.draining'));
+    else if (node.reasons.length) this.is('unready', t('cluster.node.unready'));
+    else this.is('ready', t('cluster.node.ready'));
+    const reasons = node.draining ? [] : [...node.reasons];
+    const { lag, lag_seconds: seconds } = node;
+    if (lag > 0 && seconds >= 1) reasons.push(t('cluster.node.behind', { seconds: format(seconds) }));
+    this.#put('why', reasons.join('; '));
+    const reached = (isOk) => (isOk ? t('cluster.node.ok') : t('cluster.node.unreachable'));
+    this.#put('bus', reached(node.bus_ok));
+    this.#put('store', reached(node.store_ok));
+    const size = node.memory_bytes && format(node.memory_bytes / 2 ** 20);
+    this.#put('memory', size ? t('cluster.node.memory', { size }) : t('cluster.node.memory_unknown'));
   }
 
   /** No longer listed: `state` is gone, or unknown while the other nodes cannot be asked. */
   miss(state, now) {
     for (const { chart } of this.#charts.values()) chart.draw(now);
-    const since = this.status ? clock(this.status.reported_at) : clock(now);
-    this.is(state, state === 'gone' ? `gone since ${since}` : `unknown since ${since}`);
+    const time = this.status ? clock(this.status.reported_at) : clock(now);
+    this.is(state, state === 'gone' ? t('cluster.node.gone', { time }) : t('cluster.node.unknown', { time }));
     this.#put('why', '');
   }
 
-  is(state, words) {
+  is(state, text) {
     this.state = state;
     this.element.dataset.state = state;
-    this.#put('state', words);
+    this.#put('state', text);
   }
 
   #put(of, text) {
@@ -109,17 +122,16 @@ function show({ at, reported_by: reporter, nodes: reported, complete }) {
   by('incomplete').hidden = complete;
   by('incomplete').textContent = complete
     ? ''
-    : `The other nodes cannot be asked about at the moment. Only ${own?.host} ${own?.address} tells of itself.`;
+    : t('cluster.only_one', { host: own?.host, address: own?.address });
   const after = summary();
   by('summary').textContent = after;
   if (before !== after) by('say-polite').textContent = after;
 }
 
 function summary() {
-  const count = (state) => [...nodes.values()].filter((card) => card.state === state).length;
-  const all = ['ready', 'draining', 'unready', 'silent', 'unknown', 'gone'].map((state) => [count(state), state]);
-  const words = { unready: 'not ready', silent: 'silent' };
-  return all.filter(([n]) => n).map(([n, state]) => `${n} ${words[state] ?? state}`).join(', ');
+  const counts = new Map(Object.keys(COUNTS).map((state) => [state, 0]));
+  for (const { state } of nodes.values()) counts.set(state, counts.get(state) + 1);
+  return [...counts].filter(([, count]) => count > 0).map(([state, count]) => COUNTS[state](count)).join(', ');
 }
 
 for (const element of cards.children) nodes.set(element.dataset.name, new Card(element));

@@ -2,6 +2,9 @@
 
 import { pretty } from './json.js';
 import { summaryOf } from './summary.js';
+import { t } from './texts.js';
+
+const TO = { you: t('inbox.entry.to_you'), everyone: t('inbox.entry.to_everyone') };
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const short = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
@@ -51,7 +54,7 @@ export class Entry {
     part('.level').hidden = !level;
     part('.type').textContent = event.type;
     part('.type').hidden = headline === event.type;
-    part('.to').textContent = event.to === 'topic' ? event.topic : `to ${event.to}`;
+    part('.to').textContent = event.to === 'topic' ? event.topic : TO[event.to];
     part('.created').dateTime = event.created_at;
     part('.expiry').hidden = !event.expires_at;
     if (event.expires_at) {
@@ -77,8 +80,9 @@ export class Entry {
 
   set isRead(read) {
     this.element.classList.toggle('is-read', read);
-    this.element.querySelector('.state').textContent = read ? '' : 'unread';
-    this.element.querySelector('.toggle-read').textContent = read ? 'Mark as unread' : 'Mark as read';
+    this.element.querySelector('.state').textContent = read ? '' : t('inbox.entry.unread');
+    const button = this.element.querySelector('.toggle-read');
+    button.textContent = read ? t('inbox.entry.mark_unread') : t('inbox.entry.mark_read');
   }
 
   /** All of the data is on the page only while somebody looks at it. */

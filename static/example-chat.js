@@ -2,7 +2,7 @@
 
 import { call, SignedOut } from './api.js';
 import { connect } from './carillon.js';
-import { account, Announcer, by, notice, randomName, showState, signIn, Tail } from './example.js';
+import { account, Announcer, by, notice, randomName, showState, signIn, t, Tail } from './example.js';
 import { Presence } from './presence.js';
 
 /** The most messages on the page. */
@@ -10,7 +10,7 @@ const MOST = 500;
 const NAMES_SHOWN = 20;
 const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
-const announcer = new Announcer(by('say'), (count) => `${count} new messages`);
+const announcer = new Announcer(by('say'), (count) => t('chat.new_messages', { count }));
 const presence = new Presence();
 /** The user's own messages that the stream has not yet brought, in the order they were written. */
 const pending = new Set();
@@ -46,7 +46,8 @@ carillon.on('retract', ({ position }) => {
 for (const name of ['presence', 'join', 'leave']) {
   carillon.on(name, (frame) => {
     presence.apply(name, frame);
-    if (frame.user) by('quiet').textContent = `${frame.user} ${name === 'join' ? 'came in' : 'left'}`;
+    const { user } = frame;
+    if (user) by('quiet').textContent = name === 'join' ? t('chat.joined', { user }) : t('chat.left', { user });
     const [{ users, count } = { users: [], count: 0 }] = presence.all();
     by('count').textContent = count;
     by('people').textContent = users.sort().slice(0, NAMES_SHOWN).join(', ') + (count > NAMES_SHOWN ? ', …' : '');
@@ -70,7 +71,7 @@ by('write').addEventListener('submit', (submitted) => {
 });
 
 async function send(message) {
-  mark(message, 'sending…', false);
+  mark(message, t('chat.sending'), false);
   try {
     const event = { type: 'message', to: { topic }, data: { from: account, text: message.text } };
     const { id } = await call('/events', { method: 'POST', body: event, key: message.key });
@@ -81,8 +82,8 @@ async function send(message) {
   } catch (error) {
     if (error instanceof SignedOut) return signIn();
     if (!pending.has(message)) return;
-    mark(message, 'not sent', true);
-    notice(error.status ? `That was not sent: ${error.message}.` : 'The server cannot be reached at the moment.');
+    mark(message, t('chat.not_sent'), true);
+    notice(error.status ? t('chat.refused', { message: error.message }) : t('server.unreachable'));
   }
 }
 

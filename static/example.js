@@ -2,13 +2,15 @@
 
 export { Announcer } from './announce.js';
 export { account, by, notice, signIn } from './page.js';
+export { t } from './texts.js';
 import { by, notice, showState as showInBar, signIn } from './page.js';
+import { t } from './texts.js';
 
 /** Shows a stream's state in the bar, and what follows from a final one. */
 export function showState(state, since) {
   showInBar(state, since);
   if (state === 'signed out') signIn();
-  if (state === 'refused') notice('Your account may not listen here.');
+  if (state === 'refused') notice(t('example.not_permitted'));
 }
 
 /** A name that is unique. (There is `crypto.randomUUID` only with https, or on localhost.) */
@@ -37,7 +39,7 @@ export class Tail {
     work();
     if (follows) return this.show();
     this.#unseen += count;
-    this.button.textContent = `${this.#unseen} new`;
+    this.button.textContent = t('example.new', { count: this.#unseen });
     this.button.hidden = this.#unseen === 0;
   }
 

@@ -11,9 +11,24 @@ import { EntryList } from './list.js';
 import { account, by, notice, showState, signIn } from './page.js';
 import { summaryOf } from './summary.js';
 import { Sync } from './sync.js';
+import { t } from './texts.js';
 import { Undo } from './undo.js';
 
-const NAMES = { notification: 'A notification', alert: 'An alert', message: 'A message', system: 'A system notice' };
+/** What remains of an entry that was taken back or has expired, by its type. */
+const RETRACTED = {
+  notification: t('inbox.retracted.notification'),
+  alert: t('inbox.retracted.alert'),
+  message: t('inbox.retracted.message'),
+  system: t('inbox.retracted.system'),
+  other: t('inbox.retracted'),
+};
+const EXPIRED = {
+  notification: t('inbox.expired.notification'),
+  alert: t('inbox.expired.alert'),
+  message: t('inbox.expired.message'),
+  system: t('inbox.expired.system'),
+  other: t('inbox.expired'),
+};
 
 /** Priorities that interrupt a screen reader. */
 const URGENT = ['high', 'urgent'];
@@ -23,8 +38,8 @@ const CALM = 1_000;
 const page = by('inbox');
 const filter = new Filter(location.search);
 const list = new EntryList(by('entries'), by('blank'));
-const announcer = new Announcer(by('say-polite'), (count) => `${count} new entries`);
-const urgent = new UrgentAnnouncer(by('say-now'), (count) => `${count} more of high priority`);
+const announcer = new Announcer(by('say-polite'), (count) => t('inbox.arrived_several', { count }));
+const urgent = new UrgentAnnouncer(by('say-now'), (count) => t('inbox.arrived_several_urgent', { count }));
 const badge = new Badge();
 const undo = new Undo(by('toast'));
 // Listens to all, whatever the filter: all unread are counted, and pages with other filters share the connection.
@@ -93,7 +108,8 @@ async function attempt(work) {
     return true;
   } catch (error) {
     if (error instanceof SignedOut) signOut();
-    else notice(error.status ? `That did not work: ${error.message}.` : 'The server cannot be reached at the moment.');
+    else if (error.status) notice(t('server.refused', { message: error.message }));
+    else notice(t('server.unreachable'));
     return false;
   }
 }
@@ -106,8 +122,8 @@ function arrive(event) {
   const data = members(event.source).get('data');
   if (!filter.admits(event, data)) return;
   const { headline } = summaryOf(event.type, data);
-  if (URGENT.includes(event.priority)) urgent.arrived(`${event.priority}: ${headline}`);
-  else announcer.arrived(`New: ${headline}`);
+  if (URGENT.includes(event.priority)) urgent.arrived(t('inbox.arrived_urgent', { priority: event.priority, headline }));
+  else announcer.arrived(t('inbox.arrived', { headline }));
   arrivals.add(event, data);
 }
 
@@ -125,11 +141,11 @@ function leave(entry) {
 }
 
 /** An event has ended for everyone. */
-function end(position, what) {
+function end(position, texts) {
   const entry = list.byPosition(position);
   if (entry) {
     if (!entry.isRead) count(-1);
-    list.end(entry, `${NAMES[entry.type] ?? 'An entry'} ${what}`);
+    list.end(entry, texts[entry.type] ?? texts.other);
     show();
   } else if (arrivals.at(position)) {
     arrivals.drop(position);
@@ -162,8 +178,8 @@ function readElsewhere({ position, read, up_to: upTo }) {
 
 carillon.on('event', (event) => sync.apply(() => arrive(event)));
 carillon.on('read', (what) => sync.apply(() => readElsewhere(what)));
-carillon.on('retract', ({ position }) => sync.apply(() => end(position, 'was taken back')));
-carillon.on('expire', ({ position }) => sync.apply(() => end(position, 'has ended')));
+carillon.on('retract', ({ position }) => sync.apply(() => end(position, RETRACTED)));
+carillon.on('expire', ({ position }) => sync.apply(() => end(position, EXPIRED)));
 // Not through `sync.apply`: a list that is being read is outdated.
 carillon.on('reset', () => sync.refresh(true));
 
@@ -198,7 +214,7 @@ async function mark(entry, read) {
   const worked = await attempt(() => call(`/inbox/${id}/read`, { method: read ? 'PUT' : 'DELETE' }));
   marking.delete(id);
   if (!worked) return;
-  if (read) undo.offer('Marked as read', () => mark(entry, false));
+  if (read) undo.offer(t('inbox.marked_read'), () => mark(entry, false));
   if (list.byId(id) !== entry) return read || sync.refresh();
   entry.hasLeft &&= read;
   setRead(entry, read);
@@ -229,7 +245,7 @@ by('read-all')?.addEventListener('click', async () => {
     ({ number } = await call('/inbox/read-up-to', { method: 'POST', body: { position } }));
   });
   if (!worked) return;
-  undo.offer('All are marked as read', async () => {
+  undo.offer(t('inbox.marked_all'), async () => {
     await attempt(() => call(`/inbox/read-up-to/${number}`, { method: 'DELETE' }));
     sync.refresh();
   });
@@ -248,7 +264,7 @@ async function loadOlder(byHand) {
   older.ariaBusy = 'true';
   const added = await sync.older(byHand);
   older.ariaBusy = null;
-  if (byHand) announcer.say(`${added.length} older entries`);
+  if (byHand) announcer.say(t('inbox.older_added', { count: added.length }));
   if (byHand && older.matches(':focus') && sync.next === null) added[0]?.focus();
   // It reports only changes: if the end is still in view, more is wanted.
   nextFrame(() => {
@@ -267,7 +283,7 @@ tidy(by('filter'));
 setInterval(() => {
   const now = serverNow();
   const ended = now === null ? [] : list.entries().filter((entry) => entry.hasExpired(now));
-  ended.forEach((entry) => end(entry.position, 'has ended'));
+  ended.forEach((entry) => end(entry.position, EXPIRED));
 }, 1_000);
 
 show();

@@ -2,6 +2,7 @@
 
 import { call, SignedOut } from './api.js';
 import { by, signIn } from './page.js';
+import { t } from './texts.js';
 
 /** How long a result is shown, in milliseconds. */
 const SHOWN_FOR = 10_000;
@@ -16,10 +17,10 @@ export function say(text, isBad = false) {
 }
 
 function explain(error) {
-  if (!error.status) return 'The server cannot be reached at the moment. Try again.';
-  if (error.status === 404) return 'That is gone already. Reload the page to see what is there.';
-  if (error.status === 429) return 'Too many attempts. Wait a minute and try again.';
-  return `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+  if (!error.status) return t('server.unreachable.again');
+  if (error.status === 404) return t('server.gone');
+  if (error.status === 429) return t('server.too_many');
+  return t('server.message', { message: `${error.message[0].toUpperCase()}${error.message.slice(1)}` });
 }
 
 /** Does something that needs the server while `button` waits; true if it worked. */
@@ -55,7 +56,7 @@ export function onSubmit(form, names, send) {
     await attempt(form.querySelector('button.primary'), () => send(form.elements, showError), (refused) => {
       const { field } = refused;
       const message = refused.message.replace(`${field}: `, '');
-      showError(field, names[field] ? `${names[field]} ${message}.` : explain(refused));
+      showError(field, names[field] ? t('server.field', { field: names[field], message }) : explain(refused));
     });
   });
 }
@@ -84,10 +85,10 @@ async function copy() {
   try {
     // There is a clipboard only with https, or on localhost.
     await navigator.clipboard.writeText(by('secret-text').textContent);
-    by('copied').textContent = 'Copied.';
+    by('copied').textContent = t('secret.copied');
   } catch {
     getSelection().selectAllChildren(by('secret-text'));
-    by('copied').textContent = 'It is selected: copy it with the keyboard or the menu.';
+    by('copied').textContent = t('secret.selected');
   }
 }
 

@@ -4,6 +4,7 @@ import { call, SignedOut } from './api.js';
 import { curl, draft } from './draft.js';
 import { pretty } from './json.js';
 import { by, signIn } from './page.js';
+import { t } from './texts.js';
 
 /** A second click on the button this soon after the answer belongs to the first. */
 const SAME_CLICK = 1_000;
@@ -33,7 +34,7 @@ function show() {
     form.elements[`${name}_amount`].hidden = !isAfter;
     form.elements[`${name}_unit`].hidden = !isAfter;
   }
-  form.querySelector('[data-label=message]').textContent = kind === 'message' ? 'Text' : 'Message';
+  form.querySelector('[data-label=message]').textContent = kind === 'message' ? t('publish.text') : t('publish.message');
   const { json, errors } = draft(form);
   by('json').textContent = errors.has('data') ? json : pretty(json);
   by('curl').textContent = curl(location.origin, key, json);
@@ -113,11 +114,11 @@ function failed(error) {
   const name = FIELDS[error.field?.replace(/\[\d+\]$/, '')] ?? error.field;
   const sentence = error.message.replace(`${error.field}: `, '');
   if (error.status && fieldNames().includes(name) && !form.elements[name].closest('[hidden]')) {
-    showErrors(new Map([[name, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`]]));
+    showErrors(new Map([[name, t('server.message', { message: `${sentence[0].toUpperCase()}${sentence.slice(1)}` })]]));
   } else if (error.status && error.status < 500) {
-    wrong(`That did not work: ${error.message}.`);
+    wrong(t('server.refused', { message: error.message }));
   } else {
-    wrong('Whether this was published is not known. Publish again: unchanged, it comes only once.');
+    wrong(t('publish.error.unknown'));
   }
 }
 
@@ -127,26 +128,26 @@ function published(type, { id, position }) {
   const item = by('receipt').content.firstElementChild.cloneNode(true);
   item.dataset.id = id;
   item.querySelector('.what').textContent = type;
-  item.querySelector('.where').textContent = `position ${position}, id ${id}`;
+  item.querySelector('.where').textContent = t('publish.receipt', { position, id });
   item.querySelector('button').addEventListener('click', () => takeBack(item, id));
   list.prepend(item);
   if (list.children.length > MAX_RECEIPTS) list.lastElementChild.remove();
   by('receipts').hidden = false;
-  by('said').textContent = `Published at position ${position}`;
+  by('said').textContent = t('publish.published', { position });
 }
 
 async function takeBack(item, id) {
   const take = item.querySelector('button');
   if (take.ariaBusy === 'true') return;
   take.ariaBusy = 'true';
-  let said = 'taken back';
+  let said = t('publish.taken_back');
   try {
     await call(`/events/${id}`, { method: 'DELETE' });
   } catch (error) {
     if (error instanceof SignedOut) return failed(error);
     take.ariaBusy = null;
-    if (error.status !== 404) return wrong('It could not be taken back. Try again.');
-    said = 'is gone already';
+    if (error.status !== 404) return wrong(t('publish.not_taken_back'));
+    said = t('publish.gone');
   }
   item.classList.add('is-gone');
   // The result replaces the button, and takes its focus.
@@ -162,10 +163,10 @@ async function takeBack(item, id) {
 by('copy').addEventListener('click', async () => {
   try {
     await navigator.clipboard.writeText(by('curl').textContent);
-    by('copied').textContent = 'Copied';
+    by('copied').textContent = t('publish.copied');
   } catch {
     getSelection().selectAllChildren(by('curl'));
-    by('copied').textContent = 'Selected: copy it with the keyboard';
+    by('copied').textContent = t('publish.selected');
   }
   setTimeout(() => (by('copied').textContent = ''), 5_000);
 });
