@@ -171,7 +171,7 @@ async fn each_node_tells_how_all_are() {
     wait_until(DEADLINE, "the others are unknown", async || ask(all[0]).await["complete"] == false).await;
     let alone = ask(all[0]).await;
     assert_eq!(alone["nodes"].as_array().unwrap().len(), 1, "{alone}");
-    assert_eq!(alone["nodes"][0]["name"], alone["told_by"]);
+    assert_eq!(alone["nodes"][0]["name"], alone["reported_by"]);
     wait_until(DEADLINE, "the bus is seen to be away", async || {
         ask(all[0]).await["nodes"][0]["bus_ok"] == false
     })

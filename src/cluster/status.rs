@@ -42,8 +42,8 @@ pub struct NodeStatus {
     pub version: String,
     /// When it was started.
     pub started_at: String,
-    /// When it told this.
-    pub told_at: String,
+    /// When it reported this.
+    pub reported_at: String,
     /// Streams open there.
     pub listeners: usize,
     /// Events committed there, a second.
@@ -81,10 +81,10 @@ pub struct NodeStatus {
 /// All nodes, as one of them knows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cluster {
-    /// When.
+    /// When they were asked.
     pub at: String,
-    /// The name of the node that says so.
-    pub told_by: String,
+    /// The name of the node that was asked.
+    pub reported_by: String,
     /// By host, address and name.
     pub nodes: Vec<NodeStatus>,
     /// Whether these are all; otherwise others may be there that could not be asked about.
@@ -181,7 +181,7 @@ impl Status {
             address: self.address.get().cloned().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: rfc3339(now - i64::try_from(age.as_millis()).unwrap_or(0)),
-            told_at: rfc3339(now),
+            reported_at: rfc3339(now),
             listeners: self.hub.len(),
             published_per_second: rates.published_per_second,
             delivered_per_second: rates.delivered_per_second,
@@ -213,7 +213,7 @@ impl Status {
         nodes.push(self.own());
         nodes.sort_by(|a, b| (&a.host, &a.address, &a.name).cmp(&(&b.host, &b.address, &b.name)));
         let at = rfc3339(self.progress.clock.now());
-        let cluster = Arc::new(Cluster { at, told_by: self.name.clone(), nodes, complete });
+        let cluster = Arc::new(Cluster { at, reported_by: self.name.clone(), nodes, complete });
         *known = Some((Instant::now(), cluster.clone()));
         cluster
     }
@@ -243,11 +243,11 @@ impl Status {
         }
         self.rates().advance(Instant::now(), self.publisher.published(), self.streams.delivered());
         let status = serde_json::to_vec(&self.own()).unwrap_or_default();
-        let told = async {
+        let announced = async {
             self.ttl.put(&key(&self.name), &status, LIFETIME).await?;
             self.ttl.enter(NODES, std::slice::from_ref(&self.name), LIFETIME).await
         };
-        if let Err(error) = told.await {
+        if let Err(error) = announced.await {
             tracing::debug!(%error, "the status of this node could not be announced");
         }
     }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_tells_can_be_read() {
+    fn what_another_version_reports_can_be_read() {
         let read: NodeStatus = serde_json::from_str(r#"{"name": "a", "listeners": 3, "new": {}}"#).unwrap();
         assert_eq!(read, NodeStatus { name: "a".into(), listeners: 3, ..NodeStatus::default() });
     }

@@ -2,7 +2,7 @@
 //!
 //! Written `epoch-position`, and `epoch-position+a+b` when events `a` and `b` overtook others in a backlog:
 //! everything up to `position` was sent, and besides it `a` and `b`. Opaque to clients, save the module
-//! for pages that the nodes serve themselves (`static/place.js`).
+//! for pages that the nodes serve themselves (`static/cursor.js`).
 
 use std::fmt;
 use std::str::FromStr;

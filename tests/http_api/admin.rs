@@ -152,7 +152,7 @@ pub async fn a_node_tells_its_figures_once_and_as_a_stream(setup: Setup) {
     let now = cluster().await;
     let node = &now["nodes"][0];
     assert_eq!((now["nodes"].as_array().unwrap().len(), &now["complete"]), (1, &json!(true)), "{now}");
-    assert_eq!(node["name"], now["told_by"]);
+    assert_eq!(node["name"], now["reported_by"]);
     assert_eq!(format!("http://{}", node["address"].as_str().unwrap()), setup.node.address);
     for right in ["bus_ok", "store_ok"] {
         assert_eq!(node[right], true, "{node}");
