@@ -53,7 +53,7 @@ struct RuleTable {
 
 impl RuleTable {
     fn rule(&self) -> Result<TopicRule, String> {
-        format!("{} read={} write={}", self.pattern, self.read, self.write).parse()
+        TopicRule::new(&self.pattern, &self.read, &self.write)
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
             ("[[topic_rules]]\npatern = 'a'", "c.toml:2:1: topic_rules: unknown field `patern`"),
             (
                 "[[topic_rules]]\npattern = 'a**'\nread = 'admin'\nwrite = 'admin'",
-                "c.toml:1:1: topic_rules: in 'a**', ** must be a segment of its own",
+                "c.toml:1:1: topic_rules: in 'a**', 'a**' is no segment: *, {user} and ** stand alone, * among others must be \\*",
             ),
         ] {
             let error = parse(text).err().unwrap();

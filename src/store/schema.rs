@@ -21,6 +21,7 @@ pub(super) const POSTGRES: &[(&str, &str)] = migrations!("postgres":
     "0003_sessions.sql",
     "0004_read_up_to.sql",
     "0005_compatibility.sql",
+    "0006_users.sql",
 );
 
 /// The same for SQLite.
@@ -30,6 +31,7 @@ pub(super) const SQLITE: &[(&str, &str)] = migrations!("sqlite":
     "0003_sessions.sql",
     "0004_read_up_to.sql",
     "0005_compatibility.sql",
+    "0006_users.sql",
 );
 
 /// Reads files named `VERSION_DESCRIPTION.sql`, as sqlx names what it notes of them in the database.
