@@ -4,6 +4,7 @@
 //! here is the key in the file; the option has `-` for `_`, the variable is in capitals after `CARILLON_`.
 
 mod file;
+mod kind;
 mod secret_url;
 mod settings;
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::settings::{Kind, NOT_IN_FILE};
+use super::kind::{Kind, NOT_IN_FILE};
 use super::{ServeArgs, TOPIC_RULES};
 use crate::identity::topic_rules::TopicRule;
 

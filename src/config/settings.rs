@@ -1,52 +1,14 @@
 //! What every setting is, and where its value comes from.
 
-use std::any::TypeId;
 use std::fmt;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as _, Command};
 
 use super::file::ConfigFile;
+use super::kind::{Kind, NOT_IN_FILE};
 use super::secret_url::SecretUrl;
 use super::{ServeArgs, TOPIC_RULES};
-
-/// The option that names the file, which is no setting in it.
-pub(super) const NOT_IN_FILE: &str = "config";
-
-/// What kind of value a setting has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Flag,
-    Number,
-    Text,
-    /// Text that is shown masked.
-    Secret,
-}
-
-impl Kind {
-    pub(super) fn of(arg: &Arg) -> Self {
-        let parsed = arg.get_value_parser().type_id();
-        let is_any = |types: &[TypeId]| types.iter().any(|of| parsed == *of);
-        if is_any(&[TypeId::of::<bool>()]) {
-            Self::Flag
-        } else if is_any(&[TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()]) {
-            Self::Number
-        } else if is_any(&[TypeId::of::<SecretUrl>()]) {
-            Self::Secret
-        } else {
-            Self::Text
-        }
-    }
-
-    /// As in "must be …".
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Flag => "true or false",
-            Self::Number => "an integer",
-            Self::Text | Self::Secret => "text in quotes",
-        }
-    }
-}
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
