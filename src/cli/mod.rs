@@ -4,6 +4,7 @@ mod accounts;
 mod client;
 mod config;
 mod lines;
+mod migrate;
 mod publish;
 mod serve;
 mod tail;
@@ -46,7 +47,10 @@ enum Command {
     #[command(after_long_help = TAIL_EXAMPLES)]
     Tail(Box<tail::TailArgs>),
     /// Create the store if it is not there, and bring its schema up to date
-    Migrate(StoreArgs),
+    ///
+    /// Nodes of the version before go on working meanwhile, and may be started again until --finish. May be run again
+    /// at any time: what is done is left alone, what broke off goes on where it was.
+    Migrate(migrate::MigrateArgs),
     /// Add, list and change users
     #[command(subcommand)]
     User(accounts::UserCommand),
@@ -151,12 +155,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Serve(args)) => serve::run(*args).await,
         Some(Command::Publish(args)) => publish::run(*args).await,
         Some(Command::Tail(args)) => tail::run(*args).await,
-        Some(Command::Migrate(args)) => {
-            say_which_store(&args);
-            create_store(&args).await?.migrate().await?;
-            println!("The schema is up to date.");
-            Ok(())
-        }
+        Some(Command::Migrate(args)) => migrate::run(args).await,
         Some(Command::User(command)) => accounts::user(command).await,
         Some(Command::Token(command)) => accounts::token(command).await,
         Some(Command::Config(command)) => command.run(),

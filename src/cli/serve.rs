@@ -52,7 +52,7 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// What is logged says `RUST_LOG`: levels by module, such as `carillon=debug,warn`.
-fn log_to_stderr() {
+pub(super) fn log_to_stderr() {
     let filter: Targets = std::env::var("RUST_LOG")
         .ok()
         .and_then(|levels| levels.parse().ok())

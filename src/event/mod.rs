@@ -145,6 +145,17 @@ pub enum Expiry {
     After(Millis),
 }
 
+impl Expiry {
+    /// When an event that is committed at `created_at` ends.
+    pub fn from(self, created_at: Millis) -> Option<Millis> {
+        match self {
+            Self::Never => None,
+            Self::At(at) => Some(at),
+            Self::After(span) => Some(created_at.saturating_add(span)),
+        }
+    }
+}
+
 /// An event on its way into the log.
 #[derive(Debug, Clone)]
 pub struct NewEvent {

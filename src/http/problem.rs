@@ -128,6 +128,7 @@ impl From<StoreError> for Problem {
                     .after(RETRY_AFTER)
             }
             StoreError::Taken(what) => Self::new(StatusCode::CONFLICT, format!("{what} is taken")),
+            StoreError::Form(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Unusable(_) | StoreError::Failed(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::new(

@@ -17,6 +17,9 @@
 
 pub mod clock;
 mod postgres;
+mod reads;
+mod rows;
+mod scan;
 mod schema;
 mod sqlite;
 mod types;
@@ -27,7 +30,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
-use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, Selector, UserId};
+use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, UserId};
 pub use schema::Schema;
 pub use types::*;
 
@@ -70,10 +73,40 @@ pub enum StoreError {
     /// The URL or the schema is not one this program can use.
     #[error("{0}")]
     Unusable(String),
+    /// Nodes of an older program could not read it.
+    #[error("{} cannot be written yet: run 'carillon migrate --finish' once no older node is left", .0.name)]
+    Form(Form),
     /// The database refused the statement: a defect here, or a schema changed by hand.
     #[error("the store failed: {0}")]
     Failed(String),
 }
+
+/// A form of rows, cursors and messages; which are written is a number in the database, [`LogState::forms`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Written if the database's number is this or higher.
+    pub number: i32,
+    /// What has this form.
+    pub name: &'static str,
+}
+
+/// What a migration did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// How many migrations were added.
+    pub added: usize,
+    /// How many events that were there before were looked at, to bring them into their new form.
+    pub filled: i64,
+    /// Whether new forms are written since now.
+    pub finished: bool,
+}
+
+/// The newest of the forms that this program writes.
+pub const FORMS: i32 = 2;
+
+/// Events for several topics, or for users and topics.
+pub const TARGETS_FORM: Form =
+    Form { number: 2, name: "an event for several topics, or for users and topics," };
 
 /// The durable truth; see the module's contract. Cheap to clone.
 #[derive(Clone)]
@@ -132,10 +165,17 @@ impl Store {
         forward!(self.schema())
     }
 
-    /// Brings the schema up to date; safe to run from several nodes at once. One that is newer and may be used stays
-    /// as it is.
-    pub async fn migrate(&self) -> Result<()> {
+    /// Brings the schema up to date, beside nodes of older programs; safe to run from several nodes at once. What broke
+    /// off goes on where it was. One that is newer and may be used stays as it is. An empty one is finished as well, and
+    /// so is the embedded one.
+    pub async fn migrate(&self) -> Result<Migrated> {
         forward!(self.migrate())
+    }
+
+    /// Raises [`LogState::forms`] to all that this program writes; from then on older programs refuse to start. The
+    /// schema must be up to date. Gives whether it was not finished before.
+    pub async fn finish(&self) -> Result<bool> {
+        forward!(self.finish())
     }
 
     /// Where the log stands: one indexed read.
@@ -153,50 +193,9 @@ impl Store {
         forward!(self.append(events))
     }
 
-    /// Reads `(after, up_to]` for a node: everything that `selector` targets, whatever its state of reading; not what
-    /// is retracted or expired. Audiences come whole.
-    pub async fn read_for_node(
-        &self,
-        after: Position,
-        up_to: Position,
-        selector: &Selector,
-        limit: u32,
-    ) -> Result<Page> {
-        forward!(self.read_for_node(after, up_to, selector, limit))
-    }
-
-    /// Reads `(after, up_to]` as a stream would replay it to `reader`: not what is retracted, expired or read.
-    pub async fn read_for_reader(
-        &self,
-        after: Position,
-        up_to: Position,
-        reader: &Reader,
-        limit: u32,
-    ) -> Result<Page> {
-        forward!(self.read_for_reader(after, up_to, reader, limit))
-    }
-
     /// The event at `position`, whatever its state; for routing, never to be shown to anybody by itself.
     pub async fn event_at(&self, position: Position) -> Result<Option<Event>> {
         forward!(self.event_at(position))
-    }
-
-    /// A page of `reader`'s inbox.
-    pub async fn inbox(&self, reader: &Reader, query: &InboxQuery) -> Result<Vec<InboxEntry>> {
-        forward!(self.inbox(reader, query))
-    }
-
-    /// As [`Self::inbox`], of those entries that hold `text` in their type or in their data as it was written; the
-    /// case of A to Z does not matter. Looks at no more than `look_at` entries, and says where it ended if there
-    /// were as many.
-    pub async fn search_inbox(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-        text: &str,
-        look_at: u32,
-    ) -> Result<Found> {
-        forward!(self.search_inbox(reader, query, text, look_at))
     }
 
     /// One event by its id, if it is for `user` (on any topic) and neither retracted nor gone from them; with

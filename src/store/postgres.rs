@@ -6,6 +6,7 @@
 mod accounts;
 mod inbox;
 mod log;
+mod migrate;
 mod users;
 
 use std::borrow::Cow;
@@ -13,20 +14,51 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::ConnectOptions as _;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
 
+use super::scan::Dialect;
 use super::schema::{Applied, COMPATIBLE_FROM, POSTGRES, judge, migrator};
 use super::{Result, Schema, StoreError, StoreLimits};
 use crate::event::Millis;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(POSTGRES));
 
-/// How long a statement of a migration may run, or wait for another node that migrates.
-const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a call's own deadline adds to the server's, so that the server's, which says more, comes first.
 const DEADLINE_SLACK: Duration = Duration::from_secs(1);
+
+/// The statements that both databases share, in this one's words.
+static DIALECT: Dialect = Dialect {
+    now: "carillon_now()",
+    greatest: "greatest",
+    materialized: "materialized",
+    each: "select e.position from unnest(LIST) k(item) cross join lateral (SUBSELECT) e",
+    item: "k.item",
+    is_in: |column, list| format!("{column} = any({list})"),
+    no_types: "cardinality($7) = 0",
+    json_list: "json_agg",
+    json_one: "json_build_array",
+    holds_text: "(strpos(lower(e.type collate \"C\"), lower($10 collate \"C\")) > 0
+        or strpos(lower(e.data collate \"C\"), lower($10 collate \"C\")) > 0)",
+};
+
+/// Binds the parameters that all scans have, up to `$9`.
+macro_rules! bound {
+    ($query:expr, $scan:expr) => {
+        $query
+            .bind($scan.after)
+            .bind($scan.up_to)
+            .bind(&$scan.selector.users)
+            .bind($scan.selector.topics.iter().map(crate::event::Topic::as_str).collect::<Vec<_>>())
+            .bind($scan.limit.map(i64::from))
+            .bind($scan.reader)
+            .bind($scan.selector.types.iter().map(crate::event::EventType::as_str).collect::<Vec<_>>())
+            .bind($scan.min_priority())
+            .bind($scan.include_expired)
+    };
+}
+use bound;
 
 /// SQLSTATE: the table does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
@@ -57,43 +89,25 @@ impl PostgresStore {
     }
 
     pub(super) async fn schema(&self) -> Result<Schema> {
-        let query = sqlx::query_as("select version, checksum, success from _sqlx_migrations");
-        let applied: Vec<Applied> = match self.within(async |c| query.fetch_all(c).await).await {
-            Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => Vec::new(),
-            other => other?,
-        };
+        let applied = self.applied().await?;
         let compatible_from =
             match self.within(async |c| sqlx::query_scalar(COMPATIBLE_FROM).fetch_optional(c).await).await {
                 Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => None,
                 other => other?,
             };
-        Ok(judge(&MIGRATIONS, &applied, compatible_from))
+        match judge(&MIGRATIONS, &applied, compatible_from) {
+            Schema::Current if !self.is_filled().await? => Ok(Schema::Older),
+            schema => Ok(schema),
+        }
     }
 
-    pub(super) async fn migrate(&self) -> Result<()> {
-        if self.schema().await? == Schema::Newer {
-            return Ok(());
+    /// The migrations that the database says to have.
+    async fn applied(&self) -> Result<Vec<Applied>> {
+        let query = sqlx::query_as("select version, checksum, success from _sqlx_migrations");
+        match self.within(async |c| query.fetch_all(c).await).await {
+            Err(Failure::Sql(error)) if code(&error).as_deref() == Some(UNDEFINED_TABLE) => Ok(Vec::new()),
+            other => Ok(other?),
         }
-        // A connection of its own, closed afterwards: a migration that fails keeps the lock of its session.
-        let options = with_timeouts(self.options.clone(), MIGRATION_TIMEOUT, MIGRATION_TIMEOUT);
-        let connecting = tokio::time::timeout(self.acquire_timeout, PgConnection::connect_with(&options));
-        let mut connection = connecting.await.map_err(|_| Failure::Late)?.map_err(Failure::Sql)?;
-        let work = tokio::time::timeout(
-            MIGRATION_TIMEOUT + DEADLINE_SLACK,
-            MIGRATIONS.run_direct(None, &mut connection, false),
-        );
-        let outcome = work.await.map_err(|_| Failure::Late)?;
-        // The connection has done its work; whether it says goodbye does not matter.
-        let _ = tokio::time::timeout(DEADLINE_SLACK, connection.close()).await;
-        outcome.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                Failure::Sql(error).into()
-            }
-            MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
-                StoreError::Unusable(format!("the database's schema is not one this program knows: {error}"))
-            }
-            error => StoreError::Failed(error.to_string()),
-        })
     }
 
     /// Does `work` on a connection of the pool, under this store's deadline.
@@ -137,6 +151,13 @@ fn millis(span: Duration) -> Millis {
 enum Failure {
     Sql(sqlx::Error),
     Late,
+}
+
+impl Failure {
+    /// The SQLSTATE, if the server answered.
+    fn code(&self) -> Option<Cow<'_, str>> {
+        if let Self::Sql(error) = self { code(error) } else { None }
+    }
 }
 
 impl From<Failure> for StoreError {

@@ -22,6 +22,15 @@ pub(super) const POSTGRES: &[(&str, &str)] = migrations!("postgres":
     "0004_read_up_to.sql",
     "0005_compatibility.sql",
     "0006_users.sql",
+    "0007_targets.sql",
+    "0008_keys.sql",
+    "0009_append.sql",
+    "0010_urgent_for_everyone.sql",
+    "0011_urgent_for_users.sql",
+    "0012_expiring.sql",
+    "0013_unread.sql",
+    "0014_forgotten.sql",
+    "0015_without_the_constraint.sql",
 );
 
 /// The same for SQLite.
@@ -32,6 +41,7 @@ pub(super) const SQLITE: &[(&str, &str)] = migrations!("sqlite":
     "0004_read_up_to.sql",
     "0005_compatibility.sql",
     "0006_users.sql",
+    "0007_targets.sql",
 );
 
 /// Reads files named `VERSION_DESCRIPTION.sql`, as sqlx names what it notes of them in the database.

@@ -13,8 +13,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use super::scan::Dialect;
 use super::schema::{Applied, COMPATIBLE_FROM, SQLITE, judge, migrator};
-use super::{Result, Schema, StoreError, StoreLimits};
+use super::{Migrated, Result, Schema, StoreError, StoreLimits};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(SQLITE));
 
@@ -25,6 +26,38 @@ macro_rules! now {
     };
 }
 pub(super) use now;
+
+/// The statements that both databases share, in this one's words.
+static DIALECT: Dialect = Dialect {
+    now: now!(),
+    greatest: "max",
+    materialized: "materialized",
+    // A cross join is made in the order in which it is written.
+    each: "select e.position from json_each(LIST) k cross join events e on e.position in (SUBSELECT)",
+    item: "k.value",
+    is_in: |column, list| format!("{column} in (select value from json_each({list}))"),
+    no_types: "$7 = '[]'",
+    json_list: "json_group_array",
+    json_one: "json_array",
+    holds_text: "(instr(lower(e.type), lower($10)) > 0 or instr(lower(e.data), lower($10)) > 0)",
+};
+
+/// Binds the parameters that all scans have, up to `$9`.
+macro_rules! bound {
+    ($query:expr, $scan:expr) => {
+        $query
+            .bind($scan.after)
+            .bind($scan.up_to)
+            .bind(crate::store::sqlite::list(&$scan.selector.users))
+            .bind(crate::store::sqlite::list(&$scan.selector.topics))
+            .bind($scan.limit.map_or(-1, i64::from))
+            .bind($scan.reader)
+            .bind(crate::store::sqlite::list(&$scan.selector.types))
+            .bind($scan.min_priority())
+            .bind($scan.include_expired)
+    };
+}
+use bound;
 
 /// A store in a SQLite file. Cheap to clone.
 #[derive(Clone)]
@@ -69,13 +102,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn schema(&self) -> Result<Schema> {
-        if !self.has_table("_sqlx_migrations").await? {
-            return Ok(Schema::Empty);
-        }
-        let applied: Vec<Applied> = sqlx::query_as("select version, checksum, success from _sqlx_migrations")
-            .fetch_all(&self.writer)
-            .await
-            .map_err(failed)?;
+        let applied = self.applied().await?;
         let compatible_from = match self.has_table("compatibility").await? {
             true => sqlx::query_scalar(COMPATIBLE_FROM).fetch_optional(&self.writer).await.map_err(failed)?,
             false => None,
@@ -83,19 +110,35 @@ impl SqliteStore {
         Ok(judge(&MIGRATIONS, &applied, compatible_from))
     }
 
+    async fn applied(&self) -> Result<Vec<Applied>> {
+        if !self.has_table("_sqlx_migrations").await? {
+            return Ok(Vec::new());
+        }
+        let query = sqlx::query_as("select version, checksum, success from _sqlx_migrations");
+        query.fetch_all(&self.writer).await.map_err(failed)
+    }
+
     async fn has_table(&self, name: &str) -> Result<bool> {
         let found = sqlx::query("select 1 from sqlite_master where type = 'table' and name = ?1").bind(name);
         Ok(found.fetch_optional(&self.writer).await.map_err(failed)?.is_some())
     }
 
-    pub(super) async fn migrate(&self) -> Result<()> {
+    /// Adds, fills and finishes at once: nobody else writes the file.
+    pub(super) async fn migrate(&self) -> Result<Migrated> {
         if self.schema().await? == Schema::Newer {
-            return Ok(());
+            return Ok(Migrated::default());
         }
+        let before = self.applied().await?.len();
         MIGRATIONS.run(&self.writer).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => failed(error),
             other => StoreError::Unusable(other.to_string()),
-        })
+        })?;
+        let added = self.applied().await?.len().saturating_sub(before);
+        Ok(Migrated { added, filled: 0, finished: added > 0 })
+    }
+
+    pub(super) async fn finish(&self) -> Result<bool> {
+        Ok(false)
     }
 }
 

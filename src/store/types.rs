@@ -15,6 +15,8 @@ pub struct LogState {
     pub head: Position,
     /// The database's clock.
     pub now: Millis,
+    /// Which forms of rows, cursors and messages are written: 1 until `carillon migrate --finish`, then 2.
+    pub forms: i32,
 }
 
 /// The outcome of one append.

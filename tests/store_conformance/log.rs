@@ -90,13 +90,18 @@ pub async fn an_event_comes_back_as_it_was_given(store: &Store) {
     let now = store.log_state().await.unwrap().now;
     let long = format!("\"{}\"", "long ".repeat(20_000));
     let datas = ["null", "{ \"b\": 1.50, \"a\": \"ä\u{1f514}\\u0000 '\\\" \" }", "[]", &long];
-    let audiences = [Audience::Everyone, Audience::users(vec![9, 4]), Audience::topic(topic("a/b"))];
+    let audiences = [
+        Audience::Everyone,
+        Audience::users(vec![9, 4]),
+        Audience::topic(topic("a/b")),
+        Audience::of(vec![9, 4], vec![topic("b"), topic("a/b")]),
+    ];
     let expiries = [Expiry::Never, Expiry::At(now + 60_000), Expiry::After(60_000)];
     for (index, data) in datas.iter().enumerate() {
         let given = NewEvent {
             event_type: event_type("order.paid"),
             priority: Priority::ALL[index],
-            audience: audiences[index % 3].clone(),
+            audience: audiences[index].clone(),
             data: (*data).into(),
             expiry: expiries[index % 3],
             keep_after_read: (index > 1).then_some(5_000),

@@ -1,10 +1,13 @@
 //! One suite for both backends of the store, then what only Postgres can get wrong.
 
 mod accounts;
+mod append_cost;
 mod endings;
 mod inbox;
 mod log;
+mod migration;
 mod postgres;
+mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;
@@ -77,6 +80,7 @@ suite!(
     inbox::an_event_stays_after_reading_as_long_as_it_says,
     inbox::expired_events_leave_everything_that_does_not_ask_for_them,
     inbox::inbox_counts_and_replay_agree_whatever_was_read,
+    selectors::every_read_and_the_index_agree_with_the_selector,
     accounts::users_have_names_of_their_own,
     accounts::a_new_password_ends_sessions,
     accounts::tokens_end_by_time_and_by_revocation,

@@ -8,10 +8,11 @@ const LOCK: &str = "perform pg_advisory_xact_lock(7163384699738779502);";
 /// The append as it is, with a commit that takes a moment; without the lock, if so asked.
 pub async fn slow_commits(url: &str, with_lock: bool) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    let definition: String = sqlx::query_scalar("select pg_get_functiondef('carillon_append'::regproc)")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let definition: String =
+        sqlx::query_scalar("select pg_get_functiondef('carillon_append_events'::regproc)")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
     let end = definition.rfind("end\n").unwrap();
     let (body, rest) = definition.split_at(end);
     let mut slowed = format!("{body}perform pg_sleep(random() * 0.005);\n{rest}");

@@ -1,108 +1,31 @@
 //! The log: appending, reading ranges, retracting, retention.
 
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
-use super::{Failure, PostgresStore};
-use crate::event::{
-    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Selector, Topic, UserId,
-};
-use crate::store::{Appended, AppendedEvent, LogState, Page, Reader, Result};
+use super::{DIALECT, Failure, PostgresStore, bound};
+use crate::event::{Epoch, Event, Expiry, Millis, NewEvent, Position, Topic, UserId};
+use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
+use crate::store::scan::{Scan, Scanned};
+use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError, TARGETS_FORM};
 
-/// What [`event_of`] reads, besides the column `recipients`.
-macro_rules! event_columns {
-    () => {
-        "e.position, e.id, e.type, e.priority, e.audience, e.topic, e.data, e.created_at, e.expires_at, \
-         e.keep_after_read, e.publisher"
-    };
-}
-/// All users an event names, for readers that are nodes.
-macro_rules! whole_audience {
-    () => {
-        "(select array_agg(u.user_id order by u.user_id) from event_users u where u.position = e.position) \
-         as recipients"
-    };
-}
-pub(super) use event_columns;
+/// SQLSTATE of `carillon_append_events`: the form that these events need is not written yet.
+const NOT_YET_WRITTEN: &str = "CA001";
 
 const LOG_STATE: &str = "
-    select s.epoch, s.floor, greatest(s.floor, (select max(position) from events)) as head, carillon_now() as now
+    select s.epoch, s.floor, greatest(s.floor, (select max(position) from events)) as head, carillon_now() as now,
+        s.forms
     from log_state s";
 
-const APPEND: &str =
-    "select * from carillon_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+const APPEND: &str = "
+    select * from carillon_append_events(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 
-/// Gives a row for every position looked at, so that the caller can tell how far the read came; those of
-/// events that are not wanted hold nothing else.
-const READ_FOR_NODE: &str = concat!(
-    "
-    with scanned as (
-        select position from (
-            (select position from events
-                where audience = 0 and position > $1 and position <= $2 order by position limit $5)
-            union all
-            (select distinct position from event_users
-                where user_id = any($3) and position > $1 and position <= $2 order by position limit $5)
-            union all
-            (select position from events
-                where audience = 2 and topic = any($4) and position > $1 and position <= $2
-                order by position limit $5)
-        ) found
-        group by position order by position limit $5
-    )
-    select s.position as scanned, (select floor from log_state) as floor, ",
-    event_columns!(),
-    ", ",
-    whole_audience!(),
-    "
-    from scanned s
-    left join events e on e.position = s.position and e.retracted_at is null
-        and (e.expires_at is null or e.expires_at > (select carillon_now()))
-    order by s.position"
-);
-
-/// As above, for one reader.
-const READ_FOR_READER: &str = concat!(
-    "
-    with scanned as (
-        select position from (
-            (select position from events
-                where audience = 0 and position > $1 and position <= $2 order by position limit $5)
-            union all
-            (select position from event_users
-                where user_id = $3 and position > $1 and position <= $2 order by position limit $5)
-            union all
-            (select position from events
-                where audience = 2 and topic = any($4) and position > $1 and position <= $2
-                order by position limit $5)
-        ) found
-        group by position order by position limit $5
-    )
-    select s.position as scanned, (select floor from log_state) as floor, ",
-    event_columns!(),
-    ", array[$3] as recipients
-    from scanned s
-    left join receipts r on r.user_id = $3 and r.position = s.position
-    left join events e on e.position = s.position and e.retracted_at is null
-        and (e.expires_at is null or e.expires_at > (select carillon_now()))
-        and not coalesce(r.is_read, s.position <= (select max(position) from read_marks where user_id = $3), false)
-        and (cardinality($6) = 0 or e.type = any($6))
-        and e.priority >= $7
-    order by s.position"
-);
-
-const EVENT_AT: &str =
-    concat!("select ", event_columns!(), ", ", whole_audience!(), " from events e where e.position = $1");
-
-const RETRACT: &str = concat!(
-    "update events e set retracted_at = carillon_now()
-     where e.id = $1 and e.retracted_at is null and ($2 is null or e.publisher = $2)
-     returning ",
-    event_columns!(),
-    ", ",
-    whole_audience!()
-);
+const RETRACT: &str = "
+    update events set retracted_at = carillon_now()
+    where id = $1 and retracted_at is null and ($2 is null or publisher = $2)
+    returning position";
 
 impl PostgresStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
@@ -113,6 +36,7 @@ impl PostgresStore {
                 floor: row.try_get("floor")?,
                 head: row.try_get("head")?,
                 now: row.try_get("now")?,
+                forms: row.try_get("forms")?,
             })
         };
         Ok(read().map_err(Failure::Sql)?)
@@ -135,62 +59,26 @@ impl PostgresStore {
             return Ok(Appended { previous: self.log_state().await?.head, events: Vec::new() });
         }
         // One statement on its own, so that the log's lock is never held across a round trip.
-        let rows = self.within(async |c| append_rows(c, events).await).await?;
-        let read = || {
-            let previous = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get("previous")?;
-            let events: Vec<_> = rows.iter().map(appended).collect::<sqlx::Result<_>>()?;
-            Ok(Appended { previous, events })
-        };
-        let appended: Appended = read().map_err(Failure::Sql)?;
-        if appended.events.len() != events.len() {
-            let (given, got) = (events.len(), appended.events.len());
-            return Err(crate::store::StoreError::Failed(format!("appended {given} events, told of {got}")));
-        }
-        Ok(appended)
+        let columns = Columns::of(events);
+        let row =
+            self.within(async |c| columns.append(c).await).await.map_err(|failure| match failure.code() {
+                Some(code) if code == NOT_YET_WRITTEN => StoreError::Form(TARGETS_FORM),
+                _ => failure.into(),
+            })?;
+        Ok(appended(&row, events).map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn read_for_node(
-        &self,
-        after: Position,
-        up_to: Position,
-        selector: &Selector,
-        limit: u32,
-    ) -> Result<Page> {
-        let topics = topic_names(selector);
-        let query = sqlx::query(READ_FOR_NODE)
-            .bind(after)
-            .bind(up_to)
-            .bind(&selector.users)
-            .bind(topics)
-            .bind(i64::from(limit));
+    pub(in crate::store) async fn scan<T: From<EventRow>>(&self, scan: &Scan<'_>) -> Result<Scanned<T>> {
+        let statement = AssertSqlSafe(DIALECT.scan(scan));
+        let query = bound!(sqlx::query(statement), scan).bind(scan.text);
         let rows = self.within(async |c| query.fetch_all(c).await).await?;
-        Ok(page(&rows, after, up_to, limit).map_err(Failure::Sql)?)
-    }
-
-    pub(in crate::store) async fn read_for_reader(
-        &self,
-        after: Position,
-        up_to: Position,
-        reader: &Reader,
-        limit: u32,
-    ) -> Result<Page> {
-        let topics = topic_names(&reader.selector);
-        let query = sqlx::query(READ_FOR_READER)
-            .bind(after)
-            .bind(up_to)
-            .bind(reader.user)
-            .bind(topics)
-            .bind(i64::from(limit))
-            .bind(type_names(&reader.selector))
-            .bind(min_priority(&reader.selector));
-        let rows = self.within(async |c| query.fetch_all(c).await).await?;
-        Ok(page(&rows, after, up_to, limit).map_err(Failure::Sql)?)
+        Ok(scanned(&rows).map_err(Failure::Sql)?)
     }
 
     pub(in crate::store) async fn event_at(&self, position: Position) -> Result<Option<Event>> {
-        let query = sqlx::query(EVENT_AT).bind(position);
-        let row = self.within(async |c| query.fetch_optional(c).await).await?;
-        Ok(row.as_ref().map(event_of).transpose().map_err(Failure::Sql)?)
+        let query = sqlx::query_as(AssertSqlSafe(DIALECT.event("e.position = $1"))).bind(position);
+        let row: Option<EventRow> = self.within(async |c| query.fetch_optional(c).await).await?;
+        Ok(row.map(Event::from))
     }
 
     pub(in crate::store) async fn retract(
@@ -198,9 +86,11 @@ impl PostgresStore {
         id: Uuid,
         publisher: Option<UserId>,
     ) -> Result<Option<Event>> {
-        let query = sqlx::query(RETRACT).bind(id).bind(publisher);
-        let row = self.within(async |c| query.fetch_optional(c).await).await?;
-        Ok(row.as_ref().map(event_of).transpose().map_err(Failure::Sql)?)
+        let query = sqlx::query_scalar(RETRACT).bind(id).bind(publisher);
+        match self.within(async |c| query.fetch_optional(c).await).await? {
+            Some(position) => self.event_at(position).await,
+            None => Ok(None),
+        }
     }
 
     pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
@@ -208,115 +98,114 @@ impl PostgresStore {
     }
 }
 
-/// Lays the events out in columns and appends them.
-async fn append_rows(connection: &mut PgConnection, events: &[NewEvent]) -> sqlx::Result<Vec<PgRow>> {
-    let mut recipients: Vec<UserId> = Vec::new();
-    let mut recipient_ordinals: Vec<i64> = Vec::new();
-    for (event, ordinal) in events.iter().zip(1..) {
-        recipients.extend_from_slice(event.audience.user_ids());
-        recipient_ordinals.resize(recipients.len(), ordinal);
+/// An append's events, laid out in columns. One that holds nothing is empty: the database need not look at it.
+struct Columns<'a> {
+    events: &'a [NewEvent],
+    recipients: Vec<UserId>,
+    recipient_places: Vec<i32>,
+    topics: Vec<&'a str>,
+    topic_places: Vec<i32>,
+    form: i32,
+}
+
+impl<'a> Columns<'a> {
+    fn of(events: &'a [NewEvent]) -> Self {
+        let mut columns = Self {
+            events,
+            recipients: Vec::new(),
+            recipient_places: Vec::new(),
+            topics: Vec::new(),
+            topic_places: Vec::new(),
+            form: 1,
+        };
+        for (event, place) in events.iter().zip(1..) {
+            let (users, topics) = (event.audience.user_ids(), event.audience.topics());
+            columns.recipients.extend_from_slice(users);
+            columns.recipient_places.resize(columns.recipients.len(), place);
+            columns.topics.extend(topics.iter().map(Topic::as_str));
+            columns.topic_places.resize(columns.topics.len(), place);
+            if !topics.is_empty() && users.len() + topics.len() > 1 {
+                columns.form = TARGETS_FORM.number;
+            }
+        }
+        columns
     }
-    let key = |e: &NewEvent| e.idempotency.as_ref().map(|(key, _)| key.clone());
-    let end_at = |e: &NewEvent| if let Expiry::At(at) = e.expiry { Some(at) } else { None };
-    let end_in = |e: &NewEvent| if let Expiry::After(span) = e.expiry { Some(span) } else { None };
-    sqlx::query(APPEND)
-        .bind(column(events, |e| e.id))
-        .bind(events.iter().map(|e| e.event_type.as_str()).collect::<Vec<_>>())
-        .bind(column(events, |e| e.priority as i16))
-        .bind(column(events, |e| audience_number(&e.audience)))
-        .bind(events.iter().map(|e| topic_of(&e.audience)).collect::<Vec<_>>())
-        .bind(events.iter().map(|e| e.data.as_str()).collect::<Vec<_>>())
-        .bind(column(events, end_at))
-        .bind(column(events, end_in))
-        .bind(column(events, |e| e.keep_after_read))
-        .bind(column(events, |e| e.publisher))
-        .bind(column(events, key))
-        .bind(column(events, |e| e.idempotency.as_ref().map(|(_, index)| *index)))
-        .bind(recipients)
-        .bind(recipient_ordinals)
-        .fetch_all(connection)
-        .await
-}
 
-fn column<T>(events: &[NewEvent], value: impl Fn(&NewEvent) -> T) -> Vec<T> {
-    events.iter().map(value).collect()
-}
+    async fn append(&self, connection: &mut PgConnection) -> sqlx::Result<PgRow> {
+        let key = |e: &NewEvent| e.idempotency.as_ref().map(|(key, _)| key.clone());
+        let end_at = |e: &NewEvent| if let Expiry::At(at) = e.expiry { Some(at) } else { None };
+        let end_in = |e: &NewEvent| if let Expiry::After(span) = e.expiry { Some(span) } else { None };
+        sqlx::query(APPEND)
+            .bind(self.form)
+            .bind(self.column(|e| e.id))
+            .bind(self.events.iter().map(|e| e.event_type.as_str()).collect::<Vec<_>>())
+            .bind(self.column(|e| e.priority as i16))
+            .bind(self.column(|e| audience_number(&e.audience)))
+            .bind(self.sparse(|e| only_topic(&e.audience).map(str::to_owned)))
+            .bind(self.events.iter().map(|e| e.data.as_str()).collect::<Vec<_>>())
+            .bind(self.sparse(end_at))
+            .bind(self.sparse(end_in))
+            .bind(self.sparse(|e| e.keep_after_read))
+            .bind(self.column(|e| e.publisher))
+            .bind(self.sparse(key))
+            .bind(self.sparse(|e| e.idempotency.as_ref().map(|(_, index)| *index)))
+            .bind(&self.recipients)
+            .bind(&self.recipient_places)
+            .bind(&self.topics)
+            .bind(&self.topic_places)
+            .fetch_one(connection)
+            .await
+    }
 
-fn topic_of(audience: &Audience) -> Option<&str> {
-    audience.topics().first().map(Topic::as_str)
-}
+    fn column<T>(&self, value: impl Fn(&NewEvent) -> T) -> Vec<T> {
+        self.events.iter().map(value).collect()
+    }
 
-/// The number in `events.audience`.
-fn audience_number(audience: &Audience) -> i16 {
-    match audience {
-        Audience::Everyone => 0,
-        Audience::Of { topics, .. } if topics.is_empty() => 1,
-        Audience::Of { .. } => 2,
+    fn sparse<T>(&self, value: impl Fn(&NewEvent) -> Option<T>) -> Vec<Option<T>> {
+        let column = self.column(value);
+        if column.iter().any(Option::is_some) { column } else { Vec::new() }
     }
 }
 
-fn appended(row: &PgRow) -> sqlx::Result<AppendedEvent> {
-    Ok(AppendedEvent {
-        position: row.try_get("position")?,
-        id: row.try_get("id")?,
-        created_at: row.try_get("created_at")?,
-        expires_at: row.try_get("expires_at")?,
-        is_repeat: row.try_get("is_repeat")?,
-    })
-}
-
-/// The topics of a selector, for a text array.
-pub(super) fn topic_names(selector: &Selector) -> Vec<&str> {
-    selector.topics.iter().map(Topic::as_str).collect()
-}
-
-/// The types of a selector, for a text array; empty: all.
-pub(super) fn type_names(selector: &Selector) -> Vec<&str> {
-    selector.types.iter().map(EventType::as_str).collect()
-}
-
-/// The least priority of a selector.
-pub(super) fn min_priority(selector: &Selector) -> i16 {
-    selector.min_priority.unwrap_or(Priority::Low) as i16
+/// What was appended, from the one row that tells of all.
+fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
+    let created_at: Millis = row.try_get("committed_at")?;
+    let positions: Vec<Option<Position>> = row.try_get("positions")?;
+    let mut outcomes: Vec<AppendedEvent> = positions
+        .into_iter()
+        .zip(events)
+        .map(|(position, event)| AppendedEvent {
+            position: position.unwrap_or_default(),
+            id: event.id,
+            created_at,
+            expires_at: event.expiry.from(created_at),
+            is_repeat: position.is_none(),
+        })
+        .collect();
+    if outcomes.len() != events.len() {
+        let (given, got) = (events.len(), outcomes.len());
+        return Err(sqlx::Error::Decode(format!("appended {given} events, told of {got}").into()));
+    }
+    if let Some(places) = row.try_get::<Option<Vec<i32>>, _>("repeats")? {
+        let positions: Vec<Position> = row.try_get("first_positions")?;
+        let ids: Vec<Uuid> = row.try_get("first_ids")?;
+        let created: Vec<Millis> = row.try_get("first_created_at")?;
+        let expires: Vec<Option<Millis>> = row.try_get("first_expires_at")?;
+        for (index, place) in places.into_iter().enumerate() {
+            let missing = || sqlx::Error::Decode("a repeat without its first event".into());
+            let outcome =
+                usize::try_from(place - 1).ok().and_then(|at| outcomes.get_mut(at)).ok_or_else(missing)?;
+            outcome.position = *positions.get(index).ok_or_else(missing)?;
+            outcome.id = *ids.get(index).ok_or_else(missing)?;
+            outcome.created_at = *created.get(index).ok_or_else(missing)?;
+            outcome.expires_at = *expires.get(index).ok_or_else(missing)?;
+        }
+    }
+    Ok(Appended { previous: row.try_get("previous")?, events: outcomes })
 }
 
 fn epoch(text: String) -> sqlx::Result<Epoch> {
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-/// The event in a row of [`event_columns`] and `recipients`.
-pub(super) fn event_of(row: &PgRow) -> sqlx::Result<Event> {
-    let audience = match row.try_get::<i16, _>("audience")? {
-        0 => Audience::Everyone,
-        1 => Audience::users(row.try_get::<Option<Vec<UserId>>, _>("recipients")?.unwrap_or_default()),
-        _ => Audience::topic(Topic::from_stored(row.try_get("topic")?)),
-    };
-    Ok(Event {
-        position: row.try_get("position")?,
-        id: row.try_get("id")?,
-        event_type: EventType::from_stored(row.try_get("type")?),
-        priority: Priority::from_number(row.try_get("priority")?),
-        audience,
-        data: row.try_get("data")?,
-        created_at: row.try_get("created_at")?,
-        expires_at: row.try_get("expires_at")?,
-        keep_after_read: row.try_get("keep_after_read")?,
-        publisher: row.try_get("publisher")?,
-    })
-}
-
-/// A page from one row for each position looked at.
-fn page(rows: &[PgRow], after: Position, up_to: Position, limit: u32) -> sqlx::Result<Page> {
-    // Whoever stops at the limit knows nothing of what lies behind the last position looked at.
-    let is_cut = u32::try_from(rows.len()).is_ok_and(|found| found >= limit);
-    let end = match rows.last() {
-        Some(last) if is_cut => last.try_get("scanned")?,
-        None if is_cut => after,
-        _ => up_to.max(after),
-    };
-    let floor = rows.first().map(|row| row.try_get("floor")).transpose()?;
-    let wanted = |row: &&PgRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    Ok(Page { events: rows.iter().filter(wanted).map(event_of).collect::<sqlx::Result<_>>()?, end, floor })
 }
 
 async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
@@ -351,6 +240,7 @@ async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sq
         retired = events.execute(&mut *work).await?.rows_affected();
         for rest in [
             "delete from event_users where position <= $1",
+            "delete from event_topics where position <= $1",
             "delete from receipts where position <= $1",
             MARKS,
         ] {

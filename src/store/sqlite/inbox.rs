@@ -1,108 +1,14 @@
 //! What stands in a user's inbox, and what the user has read of it.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::log::{event_columns, event_of, min_priority};
-use super::{SqliteStore, failed, list, now};
-use crate::event::{EventType, Position, Priority, UserId};
-use crate::store::{Found, InboxEntry, InboxOrder, InboxQuery, Reader, Result};
+use super::{DIALECT, SqliteStore, bound, failed, now};
+use crate::event::{EventType, Position, UserId};
+use crate::store::rows::EventRow;
+use crate::store::scan::Scan;
+use crate::store::{InboxEntry, Reader, Result};
 
-/// Events `e` with the time at which user ?1 read them. What was said about the event itself outweighs the marks;
-/// of those the lowest at or above it is the one that came first.
-macro_rules! with_reading {
-    () => {
-        concat!(
-            "select ",
-            event_columns!(),
-            ", e.retracted_at, case when r.is_read then r.at when r.is_read is null then (
-                select m.at from read_marks m where m.user_id = ?1 and m.position >= e.position
-                order by m.position limit 1) end as read_at
-              from events e left join receipts r on r.user_id = ?1 and r.position = e.position"
-        )
-    };
-}
-/// That event `e` has not left the user after reading.
-macro_rules! has_stayed {
-    () => {
-        concat!("(read_at is null or keep_after_read is null or read_at + keep_after_read > ", now!(), ")")
-    };
-}
-/// That event `e` is for user ?1 or on one of the topics ?2.
-macro_rules! is_mine {
-    () => {
-        "(e.audience = 0 or (e.audience = 2 and e.topic in (select value from json_each(?2))) or exists (
-            select 1 from event_users u where u.user_id = ?1 and u.position = e.position))"
-    };
-}
-macro_rules! inbox {
-    ($after:literal, $order:literal) => {
-        concat!(
-            "select *, json_array(?1) as recipients from (",
-            with_reading!(),
-            " where ",
-            is_mine!(),
-            " and (not ?7 or e.audience = 2)) e where ",
-            $after,
-            " and retracted_at is null and (?6 or expires_at is null or expires_at > ",
-            now!(),
-            ") and (not ?5 or read_at is null) and ",
-            has_stayed!(),
-            " and (?3 = '[]' or type in (select value from json_each(?3))) and priority >= ?4 order by ",
-            $order,
-            " limit ?10"
-        )
-    };
-}
-
-const NEWEST: &str = inbox!("position < ?9 and ?8 >= 0", "position desc");
-const BY_PRIORITY: &str = inbox!("(priority, position) < (?8, ?9)", "priority desc, position desc");
-/// Looks for ?11 in what [`inbox!`] gives, and tells how many it looked at and where they end. Of letters, `lower`
-/// knows only A to Z.
-macro_rules! search {
-    ($after:literal, $order:literal, $last:literal) => {
-        concat!(
-            "with candidates as materialized (",
-            inbox!($after, $order),
-            "), found as (
-                select * from candidates
-                where instr(lower(type), lower(?11)) > 0 or instr(lower(data), lower(?11)) > 0
-                order by ",
-            $order,
-            " limit ?12
-            )
-            select (select count(*) from candidates) as looked_at, l.last_priority, l.last_position, e.*
-            from (select priority as last_priority, position as last_position from candidates order by ",
-            $last,
-            " limit 1) l left join found e on true order by ",
-            $order
-        )
-    };
-}
-
-const SEARCH_NEWEST: &str = search!("position < ?9 and ?8 >= 0", "position desc", "position");
-const SEARCH_BY_PRIORITY: &str =
-    search!("(priority, position) < (?8, ?9)", "priority desc, position desc", "priority, position");
-/// With ?3, also if it has left the user after reading.
-const INBOX_EVENT: &str = concat!(
-    "select *, json_array(?1) as recipients from (",
-    with_reading!(),
-    " where e.id = ?2 and (e.audience <> 1 or exists (
-        select 1 from event_users u where u.user_id = ?1 and u.position = e.position))) e
-      where retracted_at is null and (?3 or ",
-    has_stayed!(),
-    ")"
-);
-const UNREAD_COUNTS: &str = concat!(
-    "select type, count(*) as unread from (",
-    with_reading!(),
-    " where ",
-    is_mine!(),
-    ") e where retracted_at is null and read_at is null and (expires_at is null or expires_at > ",
-    now!(),
-    ") group by type order by unread desc, type limit ?3"
-);
 /// Writes nothing for an event that stands as wanted by the marks alone.
 const MARK: &str = concat!(
     "insert into receipts (user_id, position, is_read, at)
@@ -143,45 +49,16 @@ const REMEMBER_UNREAD: &str = concat!(
 );
 
 impl SqliteStore {
-    pub(in crate::store) async fn inbox(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-    ) -> Result<Vec<InboxEntry>> {
-        let statement = match query.order {
-            InboxOrder::Newest => NEWEST,
-            InboxOrder::Priority => BY_PRIORITY,
-        };
-        let question = ask(statement, reader, query).bind(i64::from(query.limit));
-        question.fetch_all(&self.readers).await.map_err(failed)?.iter().map(entry).collect()
-    }
-
-    pub(in crate::store) async fn search_inbox(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-        text: &str,
-        look_at: u32,
-    ) -> Result<Found> {
-        let statement = match query.order {
-            InboxOrder::Newest => SEARCH_NEWEST,
-            InboxOrder::Priority => SEARCH_BY_PRIORITY,
-        };
-        let question = ask(statement, reader, query)
-            .bind(i64::from(look_at))
-            .bind(text.to_owned())
-            .bind(i64::from(query.limit));
-        found(&question.fetch_all(&self.readers).await.map_err(failed)?, look_at)
-    }
-
     pub(in crate::store) async fn inbox_event(
         &self,
         user: UserId,
         id: Uuid,
         also_left: bool,
     ) -> Result<Option<InboxEntry>> {
-        let query = sqlx::query(INBOX_EVENT).bind(user).bind(id).bind(also_left);
-        query.fetch_optional(&self.readers).await.map_err(failed)?.as_ref().map(entry).transpose()
+        let question =
+            sqlx::query_as(AssertSqlSafe(DIALECT.inbox_event())).bind(id).bind(user).bind(also_left);
+        let row: Option<EventRow> = question.fetch_optional(&self.readers).await.map_err(failed)?;
+        Ok(row.map(InboxEntry::from))
     }
 
     pub(in crate::store) async fn unread_counts(
@@ -189,11 +66,10 @@ impl SqliteStore {
         reader: &Reader,
         limit: u32,
     ) -> Result<Vec<(EventType, i64)>> {
-        let query = sqlx::query_as(UNREAD_COUNTS)
-            .bind(reader.user)
-            .bind(list(&reader.selector.topics))
-            .bind(i64::from(limit));
-        let counts: Vec<(String, i64)> = query.fetch_all(&self.readers).await.map_err(failed)?;
+        let scan = Scan::unread(reader);
+        let statement = AssertSqlSafe(DIALECT.unread_counts(&scan));
+        let question = bound!(sqlx::query_as(statement), scan).bind(i64::from(limit));
+        let counts: Vec<(String, i64)> = question.fetch_all(&self.readers).await.map_err(failed)?;
         Ok(counts.into_iter().map(|(name, unread)| (EventType::from_stored(name), unread)).collect())
     }
 
@@ -231,43 +107,4 @@ impl SqliteStore {
         work.commit().await.map_err(failed)?;
         Ok(true)
     }
-}
-
-/// The question with all but its limits.
-fn ask(
-    statement: &'static str,
-    reader: &Reader,
-    query: &InboxQuery,
-) -> sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments> {
-    let (priority, position) = match query.after {
-        Some((priority, position)) => (priority as i16, position),
-        None => (i16::MAX, Position::MAX),
-    };
-    sqlx::query(statement)
-        .bind(reader.user)
-        .bind(list(&reader.selector.topics))
-        .bind(list(&reader.selector.types))
-        .bind(min_priority(&reader.selector))
-        .bind(query.unread_only)
-        .bind(query.include_expired)
-        .bind(!reader.selector.everyone)
-        .bind(priority)
-        .bind(position)
-}
-
-/// What a search found, from rows that each tell how far it looked; if it found nothing, one does.
-fn found(rows: &[SqliteRow], look_at: u32) -> Result<Found> {
-    let is_one = |row: &&SqliteRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    let entries = rows.iter().filter(is_one).map(entry).collect::<Result<_>>()?;
-    let Some(first) = rows.first() else { return Ok(Found { entries, looked_up_to: None }) };
-    let read = || {
-        let is_cut = first.try_get::<i64, _>("looked_at")? >= i64::from(look_at);
-        let last = (Priority::from_number(first.try_get("last_priority")?), first.try_get("last_position")?);
-        Ok(is_cut.then_some(last))
-    };
-    Ok(Found { entries, looked_up_to: read().map_err(failed)? })
-}
-
-fn entry(row: &SqliteRow) -> Result<InboxEntry> {
-    Ok(InboxEntry { event: event_of(row)?, read_at: row.try_get("read_at").map_err(failed)? })
 }

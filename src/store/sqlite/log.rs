@@ -1,84 +1,20 @@
 //! The log: appending, reading ranges, retracting, retention.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::{SqliteStore, failed, list, now};
-use crate::event::{
-    Audience, Epoch, Event, EventType, Expiry, Millis, NewEvent, Position, Priority, Selector, Topic, UserId,
-};
-use crate::store::{Appended, AppendedEvent, LogState, Page, Reader, Result, StoreError};
-
-/// What [`event_of`] reads, besides the column `recipients`.
-macro_rules! event_columns {
-    () => {
-        "e.position, e.id, e.type, e.priority, e.audience, e.topic, e.data, e.created_at, e.expires_at, \
-         e.keep_after_read, e.publisher"
-    };
-}
-/// All users an event names, for readers that are nodes.
-macro_rules! whole_audience {
-    () => {
-        "(select json_group_array(u.user_id) from event_users u where u.position = e.position) as recipients"
-    };
-}
-/// Positions above ?1 up to ?2 for the users ?3 and topics ?4 (JSON lists), at most ?5.
-macro_rules! scanned {
-    () => {
-        "with scanned as (
-            select position from (
-                select * from (select position from events
-                    where audience = 0 and position > ?1 and position <= ?2 order by position limit ?5)
-                union all
-                select * from (select distinct position from event_users
-                    where user_id in (select value from json_each(?3)) and position > ?1 and position <= ?2
-                    order by position limit ?5)
-                union all
-                select * from (select position from events
-                    where audience = 2 and topic in (select value from json_each(?4))
-                        and position > ?1 and position <= ?2
-                    order by position limit ?5)
-            ) group by position order by position limit ?5
-        )"
-    };
-}
-pub(super) use event_columns;
+use super::{DIALECT, SqliteStore, bound, failed, list, now};
+use crate::event::{Audience, Epoch, Event, Millis, NewEvent, Position, Priority, UserId};
+use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
+use crate::store::scan::{Scan, Scanned};
+use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError};
 
 const LOG_STATE: &str = concat!(
     "select epoch, floor, max(floor, coalesce((select max(position) from events), 0)) as head, ",
     now!(),
-    " as now from log_state"
+    " as now, forms from log_state"
 );
-const READ_FOR_NODE: &str = concat!(
-    scanned!(),
-    " select s.position as scanned, (select floor from log_state) as floor, ",
-    event_columns!(),
-    ", ",
-    whole_audience!(),
-    " from scanned s left join events e on e.position = s.position and e.retracted_at is null
-        and (e.expires_at is null or e.expires_at > ",
-    now!(),
-    ") order by s.position"
-);
-const READ_FOR_READER: &str = concat!(
-    scanned!(),
-    " select s.position as scanned, (select floor from log_state) as floor, ",
-    event_columns!(),
-    ", ?3 as recipients
-      from scanned s
-      left join receipts r on r.user_id = ?6 and r.position = s.position
-      left join events e on e.position = s.position and e.retracted_at is null
-        and (e.expires_at is null or e.expires_at > ",
-    now!(),
-    ")
-        and not coalesce(r.is_read, s.position <= (select max(position) from read_marks where user_id = ?6), 0)
-        and (?7 = '[]' or e.type in (select value from json_each(?7)))
-        and e.priority >= ?8
-      order by s.position"
-);
-const EVENT_AT: &str =
-    concat!("select ", event_columns!(), ", ", whole_audience!(), " from events e where e.position = ?1");
 const RETRACT: &str = concat!(
     "update events set retracted_at = ",
     now!(),
@@ -90,6 +26,10 @@ const INSERT: &str = "
     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
     on conflict (publisher, idempotency_key, idempotency_index) do nothing
     returning position, id, created_at, expires_at";
+const TO_USERS: &str = "
+    insert into event_users (user_id, position, priority) select value, ?2, ?3 from json_each(?1)";
+const ON_TOPICS: &str = "
+    insert into event_topics (topic, position, priority) select value, ?2, ?3 from json_each(?1)";
 const FIRST_OF_KEY: &str = "
     select position, id, created_at, expires_at from events
     where publisher = ?1 and idempotency_key = ?2 and idempotency_index = ?3";
@@ -103,6 +43,7 @@ impl SqliteStore {
             floor: row.try_get("floor").map_err(failed)?,
             head: row.try_get("head").map_err(failed)?,
             now: row.try_get("now").map_err(failed)?,
+            forms: row.try_get("forms").map_err(failed)?,
         })
     }
 
@@ -120,44 +61,16 @@ impl SqliteStore {
         append(&mut connection, events).await.map_err(failed)
     }
 
-    pub(in crate::store) async fn read_for_node(
-        &self,
-        after: Position,
-        up_to: Position,
-        selector: &Selector,
-        limit: u32,
-    ) -> Result<Page> {
-        let query = sqlx::query(READ_FOR_NODE)
-            .bind(after)
-            .bind(up_to)
-            .bind(list(&selector.users))
-            .bind(list(&selector.topics))
-            .bind(i64::from(limit));
-        page(&query.fetch_all(&self.readers).await.map_err(failed)?, after, up_to, limit)
-    }
-
-    pub(in crate::store) async fn read_for_reader(
-        &self,
-        after: Position,
-        up_to: Position,
-        reader: &Reader,
-        limit: u32,
-    ) -> Result<Page> {
-        let query = sqlx::query(READ_FOR_READER)
-            .bind(after)
-            .bind(up_to)
-            .bind(list(&[reader.user]))
-            .bind(list(&reader.selector.topics))
-            .bind(i64::from(limit))
-            .bind(reader.user)
-            .bind(list(&reader.selector.types))
-            .bind(min_priority(&reader.selector));
-        page(&query.fetch_all(&self.readers).await.map_err(failed)?, after, up_to, limit)
+    pub(in crate::store) async fn scan<T: From<EventRow>>(&self, scan: &Scan<'_>) -> Result<Scanned<T>> {
+        let statement = AssertSqlSafe(DIALECT.scan(scan));
+        let rows = bound!(sqlx::query(statement), scan).bind(scan.text).fetch_all(&self.readers).await;
+        scanned(&rows.map_err(failed)?).map_err(failed)
     }
 
     pub(in crate::store) async fn event_at(&self, position: Position) -> Result<Option<Event>> {
-        let row = sqlx::query(EVENT_AT).bind(position).fetch_optional(&self.readers).await.map_err(failed)?;
-        row.as_ref().map(event_of).transpose()
+        let query = sqlx::query_as(AssertSqlSafe(DIALECT.event("e.position = $1"))).bind(position);
+        let row: Option<EventRow> = query.fetch_optional(&self.readers).await.map_err(failed)?;
+        Ok(row.map(Event::from))
     }
 
     pub(in crate::store) async fn retract(
@@ -185,25 +98,14 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
     let (previous, now): (Position, Millis) = (state.try_get("head")?, state.try_get("now")?);
     let mut outcomes = Vec::with_capacity(events.len());
     for event in events {
-        let (audience, topic) = match &event.audience {
-            Audience::Everyone => (0, None),
-            Audience::Of { topics, .. } => match topics.first() {
-                None => (1, None),
-                Some(topic) => (2, Some(topic.as_str())),
-            },
-        };
-        let expires_at = match event.expiry {
-            Expiry::Never => None,
-            Expiry::At(at) => Some(at),
-            Expiry::After(span) => Some(now.saturating_add(span)),
-        };
+        let expires_at = event.expiry.from(now);
         let (key, index) = event.idempotency.as_ref().map(|(key, index)| (key.as_str(), *index)).unzip();
         let inserted = sqlx::query(INSERT)
             .bind(event.id)
             .bind(event.event_type.as_str())
             .bind(event.priority as i16)
-            .bind(audience)
-            .bind(topic)
+            .bind(audience_number(&event.audience))
+            .bind(only_topic(&event.audience))
             .bind(event.data.as_str())
             .bind(now)
             .bind(expires_at)
@@ -220,18 +122,32 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
                 appended(&first.fetch_one(&mut *work).await?, true)?
             }
         };
-        let users = event.audience.user_ids();
-        if !users.is_empty() && !outcome.is_repeat {
-            sqlx::query("insert into event_users (user_id, position) select value, ?2 from json_each(?1)")
-                .bind(list(users))
-                .bind(outcome.position)
-                .execute(&mut *work)
-                .await?;
+        if !outcome.is_repeat {
+            write_targets(&mut work, event, outcome.position).await?;
         }
         outcomes.push(outcome);
     }
     work.commit().await?;
     Ok(Appended { previous, events: outcomes })
+}
+
+/// Writes whom an event is for. Beside a target, normal priority is null.
+async fn write_targets(
+    connection: &mut SqliteConnection,
+    event: &NewEvent,
+    position: Position,
+) -> sqlx::Result<()> {
+    let priority = (event.priority != Priority::Normal).then_some(event.priority as i16);
+    let Audience::Of { users, topics } = &event.audience else { return Ok(()) };
+    for (statement, targets, is_any) in
+        [(TO_USERS, list(users), !users.is_empty()), (ON_TOPICS, list(topics), !topics.is_empty())]
+    {
+        if is_any {
+            let insert = sqlx::query(statement).bind(targets).bind(position).bind(priority);
+            insert.execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
 }
 
 fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
@@ -244,56 +160,8 @@ fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
     })
 }
 
-/// The least priority of a selector.
-pub(super) fn min_priority(selector: &Selector) -> i16 {
-    selector.min_priority.unwrap_or(Priority::Low) as i16
-}
-
 fn epoch_of(text: &str) -> Result<Epoch> {
     text.parse().map_err(|_| StoreError::Failed("the epoch in the database is malformed".into()))
-}
-
-/// The event in a row of [`event_columns`] and `recipients`.
-pub(super) fn event_of(row: &SqliteRow) -> Result<Event> {
-    let read = || {
-        let audience = match row.try_get::<i16, _>("audience")? {
-            0 => Audience::Everyone,
-            1 => {
-                let ids: String = row.try_get("recipients")?;
-                Audience::users(
-                    serde_json::from_str(&ids).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-                )
-            }
-            _ => Audience::topic(Topic::from_stored(row.try_get("topic")?)),
-        };
-        Ok(Event {
-            position: row.try_get("position")?,
-            id: row.try_get("id")?,
-            event_type: EventType::from_stored(row.try_get("type")?),
-            priority: Priority::from_number(row.try_get("priority")?),
-            audience,
-            data: row.try_get("data")?,
-            created_at: row.try_get("created_at")?,
-            expires_at: row.try_get("expires_at")?,
-            keep_after_read: row.try_get("keep_after_read")?,
-            publisher: row.try_get("publisher")?,
-        })
-    };
-    read().map_err(failed)
-}
-
-/// A page from one row for each position looked at.
-fn page(rows: &[SqliteRow], after: Position, up_to: Position, limit: u32) -> Result<Page> {
-    // Whoever stops at the limit knows nothing of what lies behind the last position looked at.
-    let is_cut = rows.len() >= limit as usize;
-    let end = match rows.last() {
-        Some(last) if is_cut => last.try_get("scanned").map_err(failed)?,
-        None if is_cut => after,
-        _ => up_to.max(after),
-    };
-    let floor = rows.first().map(|row| row.try_get("floor")).transpose().map_err(failed)?;
-    let is_wanted = |row: &&SqliteRow| !matches!(row.try_get::<Option<Position>, _>("position"), Ok(None));
-    Ok(Page { events: rows.iter().filter(is_wanted).map(event_of).collect::<Result<_>>()?, end, floor })
 }
 
 async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
@@ -318,6 +186,7 @@ async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -
         retired = events.execute(&mut *work).await?.rows_affected();
         for rest in [
             "delete from event_users where position <= ?1",
+            "delete from event_topics where position <= ?1",
             "delete from receipts where position <= ?1",
             MARKS,
         ] {

@@ -1,0 +1,358 @@
+//! Reading the log by a [`Selector`]: the one place where its statement is made, for both databases.
+//!
+//! A scan walks the indexes of those whom the selector names (everyone, users, topics) in the order of positions, merges
+//! them, and stops after so many positions. Of these it gives the events that fit, and says how far it came. So it
+//! costs no more than its limit, however few of the events fit.
+
+use std::fmt::Write as _;
+
+use super::Reader;
+use crate::event::{Position, Priority, Selector, UserId};
+
+/// What is read of the log.
+#[derive(Debug, Clone)]
+pub(super) struct Scan<'a> {
+    /// Whom events are for, their types and their least priority.
+    pub(super) selector: &'a Selector,
+    /// For this user: what they have read, and of audiences only what is theirs. `None`: for a node, audiences whole.
+    pub(super) reader: Option<UserId>,
+    /// Above this position.
+    pub(super) after: Position,
+    /// Up to this position.
+    pub(super) up_to: Position,
+    /// From the highest position down.
+    pub(super) newest_first: bool,
+    /// Only this priority.
+    pub(super) priority: Option<Priority>,
+    /// Only what the reader has not read; it begins above their highest mark.
+    pub(super) unread_only: bool,
+    /// Also what has expired.
+    pub(super) include_expired: bool,
+    /// Only with this text in type or data.
+    pub(super) text: Option<&'a str>,
+    /// Looks at no more than so many events; `None`: at all.
+    pub(super) limit: Option<u32>,
+}
+
+impl<'a> Scan<'a> {
+    /// Everything in `(after, up_to]`, oldest first, looking at `limit` at most.
+    pub(super) fn of(selector: &'a Selector, after: Position, up_to: Position, limit: u32) -> Self {
+        Self {
+            selector,
+            reader: None,
+            after,
+            up_to,
+            newest_first: false,
+            priority: None,
+            unread_only: false,
+            include_expired: false,
+            text: None,
+            limit: Some(limit),
+        }
+    }
+
+    /// All that `reader` has not read.
+    pub(super) fn unread(reader: &'a Reader) -> Self {
+        let all = Self::of(&reader.selector, 0, Position::MAX, 0);
+        Self { reader: Some(reader.user), unread_only: true, limit: None, ..all }
+    }
+
+    /// Whether there is anything to walk: the selector names somebody, and its priorities are not left out.
+    pub(super) fn has_branches(&self) -> bool {
+        let Selector { everyone, users, topics, .. } = self.selector;
+        (*everyone || !users.is_empty() || !topics.is_empty()) && !levels(self).is_empty()
+    }
+
+    /// The least priority, as a number.
+    pub(super) fn min_priority(&self) -> i16 {
+        self.selector.min_priority.unwrap_or(Priority::Low) as i16
+    }
+}
+
+/// What a scan came to.
+#[derive(Debug)]
+pub(super) struct Scanned<T> {
+    /// What fits, in the order of the scan.
+    pub(super) found: Vec<T>,
+    /// How many events it looked at.
+    pub(super) looked_at: i64,
+    /// The last position it looked at.
+    pub(super) last: Option<Position>,
+    /// Everything at or below it had been removed by retention.
+    pub(super) floor: Option<Position>,
+}
+
+impl<T> Default for Scanned<T> {
+    fn default() -> Self {
+        Self { found: Vec::new(), looked_at: 0, last: None, floor: None }
+    }
+}
+
+/// How the databases differ. Parameters are the same: `$1` after, `$2` up to, `$3` users, `$4` topics, `$5` limit, `$6`
+/// reader, `$7` types, `$8` least priority, `$9` also expired, `$10` text.
+pub(super) struct Dialect {
+    /// The database's clock in milliseconds.
+    pub(super) now: &'static str,
+    /// The greatest of several values.
+    pub(super) greatest: &'static str,
+    /// Before a statement whose rows are made once.
+    pub(super) materialized: &'static str,
+    /// For each `k` of a list, a limited subselect: `LIST` and `SUBSELECT` stand for both.
+    pub(super) each: &'static str,
+    /// An item of the list in `each`.
+    pub(super) item: &'static str,
+    /// Whether a column's value is in a list.
+    pub(super) is_in: fn(&str, &str) -> String,
+    /// Whether the list of types is empty.
+    pub(super) no_types: &'static str,
+    /// Gathers a column into a JSON list; null or empty of nothing.
+    pub(super) json_list: &'static str,
+    /// Makes a JSON list of one value.
+    pub(super) json_one: &'static str,
+    /// Whether `e.type` or `e.data` holds the text. The letters A to Z are the only ones whose case does not matter,
+    /// whatever the database's language: so it is in both databases and in pages.
+    pub(super) holds_text: &'static str,
+}
+
+/// What an event's row is read from, besides `users` and `topics`.
+pub(super) const EVENT_COLUMNS: &str = "e.position, e.id, e.type, e.priority, e.audience, e.topic, e.data, \
+    e.created_at, e.expires_at, e.keep_after_read, e.publisher";
+
+/// When `reader` read event `e`, as an expression over `r`, their receipt for it. What they said about the event
+/// itself outweighs the marks; of those the lowest at or above it is the one that came first.
+fn read_at(reader: &str) -> String {
+    format!(
+        "case when r.is_read then r.at when r.is_read is null then (
+            select m.at from read_marks m where m.user_id = {reader} and m.position >= e.position
+            order by m.position limit 1) end"
+    )
+}
+
+impl Dialect {
+    /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`; one for each event
+    /// that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
+    pub(super) fn scan(&self, scan: &Scan<'_>) -> String {
+        let (order, last) = if scan.newest_first { ("desc", "min") } else { ("asc", "max") };
+        let Self { now, materialized, no_types, .. } = self;
+        let (users, topics) = self.audience(scan.reader.map(|_| "$6"));
+        let mut wanted = format!(
+            "e.retracted_at is null and ($9 or e.expires_at is null or e.expires_at > (select {now}))
+                and ({no_types} or {is_type}) and e.priority >= $8",
+            is_type = (self.is_in)("e.type", "$7"),
+        );
+        let (read_at, receipts) = match scan.reader {
+            None => ("null".to_owned(), ""),
+            Some(_) => (read_at("$6"), "left join receipts r on r.user_id = $6 and r.position = e.position"),
+        };
+        if scan.unread_only {
+            wanted += " and e.read_at is null";
+        } else if scan.reader.is_some() {
+            let _ = write!(
+                wanted,
+                " and (e.read_at is null or e.keep_after_read is null
+                    or e.read_at + e.keep_after_read > (select {now}))"
+            );
+        }
+        if scan.text.is_some() {
+            let _ = write!(wanted, " and {}", self.holds_text);
+        }
+        format!(
+            "with {scanned},
+            edge as {materialized} (select count(*) as looked_at, {last}(position) as last_position from scanned)
+            select edge.looked_at, edge.last_position, (select floor from log_state) as floor, w.*
+            from edge left join (
+                select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
+                from (
+                    select e.*, {read_at} as read_at
+                    from scanned s join events e on e.position = s.position {receipts}
+                ) e
+                where {wanted}
+            ) w on true
+            order by w.position {order}",
+            scanned = self.scanned(scan),
+        )
+    }
+
+    /// The statement that counts what is unread by type, most first: `type` and `unread`, at most `$10` rows.
+    pub(super) fn unread_counts(&self, scan: &Scan<'_>) -> String {
+        format!(
+            "with {scanned}
+            select e.type, count(*) as unread
+            from scanned s join events e on e.position = s.position
+            left join receipts r on r.user_id = $6 and r.position = e.position
+            where e.retracted_at is null and (e.expires_at is null or e.expires_at > (select {now}))
+                and not coalesce(r.is_read, e.position <= (select position from top))
+                and ({no_types} or {is_type}) and e.priority >= $8
+            group by e.type order by unread desc, e.type limit $10",
+            scanned = self.scanned(scan),
+            is_type = (self.is_in)("e.type", "$7"),
+            now = self.now,
+            no_types = self.no_types,
+        )
+    }
+
+    /// `scanned`: the positions that a scan looks at; with `top`, the reader's highest mark, if it is for unread ones.
+    fn scanned(&self, scan: &Scan<'_>) -> String {
+        let order = if scan.newest_first { "desc" } else { "asc" };
+        let Self { materialized, greatest, .. } = self;
+        let (top, after) = match scan.unread_only {
+            false => (String::new(), "$1".to_owned()),
+            true => (
+                format!(
+                    "top as {materialized} (
+                        select coalesce(max(position), 0) as position from read_marks where user_id = $6),"
+                ),
+                format!("{greatest}($1, (select position from top))"),
+            ),
+        };
+        let branches: Vec<String> = self
+            .branches(scan, &after, order)
+            .into_iter()
+            .map(|branch| format!("select position from ({branch}) b"))
+            .collect();
+        format!(
+            "{top} scanned as {materialized} (
+                select position from ({}) found group by position order by position {order} limit $5
+            )",
+            branches.join(" union all ")
+        )
+    }
+
+    /// A limited walk of one index for each way by which an event gets to the selector's targets.
+    fn branches(&self, scan: &Scan<'_>, after: &str, order: &str) -> Vec<String> {
+        let Selector { everyone, users, topics, .. } = scan.selector;
+        let mut branches = Vec::new();
+        for level in levels(scan) {
+            let range = format!("t.position > {after} and t.position <= $2");
+            let end = format!("order by t.position {order} limit $5");
+            // Beside a target, normal is null, and has no entry in the indexes by priority.
+            let (of_event, of_target) = match level {
+                None => (String::new(), String::new()),
+                Some(Priority::Normal) => ("and t.priority = 1".into(), "and t.priority is null".into()),
+                Some(other) => (
+                    format!("and t.priority = {}", other as i16),
+                    format!("and t.priority = {}", other as i16),
+                ),
+            };
+            if *everyone {
+                branches.push(format!(
+                    "select t.position from events t where t.audience = 0 {of_event} and {range} {end}"
+                ));
+            }
+            for (is_named, list, table, column) in [
+                (!users.is_empty(), "$3", "event_users", "user_id"),
+                (!topics.is_empty(), "$4", "event_topics", "topic"),
+            ] {
+                if is_named {
+                    let subselect = format!(
+                        "select t.position from {table} t where t.{column} = {item} {of_target} and {range} {end}",
+                        item = self.item,
+                    );
+                    branches.push(self.each.replace("LIST", list).replace("SUBSELECT", &subselect));
+                }
+            }
+            if scan.unread_only {
+                branches.push(self.left_unread(scan, level, order));
+            }
+        }
+        branches
+    }
+
+    /// What the reader has marked unread below their highest mark.
+    fn left_unread(&self, scan: &Scan<'_>, level: Option<Priority>, order: &str) -> String {
+        let level = level.map_or(String::new(), |level| format!("and e.priority = {}", level as i16));
+        format!(
+            "select r.position from receipts r
+            where r.user_id = $6 and not r.is_read and r.position <= (select position from top)
+                and r.position > $1 and r.position <= $2
+                and exists (select 1 from events e where e.position = r.position {level} and ({mine}))
+            order by r.position {order} limit $5",
+            mine = self.targets(scan.selector),
+        )
+    }
+
+    /// Whether event `e` is for one of the selector's targets.
+    fn targets(&self, selector: &Selector) -> String {
+        let mut ways = vec!["false".to_owned()];
+        if selector.everyone {
+            ways.push("e.audience = 0".into());
+        }
+        if !selector.users.is_empty() {
+            ways.push(format!(
+                "exists (select 1 from event_users u where u.position = e.position and {})",
+                (self.is_in)("u.user_id", "$3")
+            ));
+        }
+        if !selector.topics.is_empty() {
+            ways.push(format!(
+                "exists (select 1 from event_topics t where t.position = e.position and {})",
+                (self.is_in)("t.topic", "$4")
+            ));
+        }
+        ways.join(" or ")
+    }
+
+    /// The targets of event `e`, as JSON lists of users and of topics: all, or those that are the reader's.
+    fn audience(&self, reader: Option<&str>) -> (String, String) {
+        let Self { json_list, json_one, .. } = self;
+        let which = reader.map_or(String::new(), |_| format!("and {}", (self.is_in)("t.topic", "$4")));
+        let topics = format!(
+            "case when e.audience = 1 then (
+                select {json_list}(t.topic) from event_topics t where t.position = e.position {which}) end"
+        );
+        let users = match reader {
+            None => format!(
+                "case when e.audience = 1 then (
+                    select {json_list}(u.user_id) from event_users u where u.position = e.position) end"
+            ),
+            Some(reader) => format!(
+                "case when e.audience = 1 and exists (
+                    select 1 from event_users u where u.user_id = {reader} and u.position = e.position)
+                    then {json_one}({reader}) end"
+            ),
+        };
+        (users, topics)
+    }
+
+    /// The statement for the event `e` that meets a condition, its audience whole.
+    pub(super) fn event(&self, condition: &str) -> String {
+        let (users, topics) = self.audience(None);
+        format!(
+            "select {EVENT_COLUMNS}, {users} as users, {topics} as topics from events e where {condition}"
+        )
+    }
+
+    /// The statement for the event with id `$1` if it is for user `$2` or on any topic; with `$3` also if it has left
+    /// them after reading. Of the audience, all topics.
+    pub(super) fn inbox_event(&self) -> String {
+        let (users, topics) = (self.audience(Some("$2")).0, self.audience(None).1);
+        format!(
+            "select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
+            from (
+                select e.*, {read_at} as read_at
+                from events e left join receipts r on r.user_id = $2 and r.position = e.position
+                where e.id = $1
+            ) e
+            where e.retracted_at is null
+                and (e.audience <> 1
+                    or exists (select 1 from event_users u where u.user_id = $2 and u.position = e.position)
+                    or exists (select 1 from event_topics t where t.position = e.position))
+                and ($3 or e.read_at is null or e.keep_after_read is null
+                    or e.read_at + e.keep_after_read > (select {now}))",
+            read_at = read_at("$2"),
+            now = self.now,
+        )
+    }
+}
+
+/// The priorities whose own indexes are walked; `None`: all of them at once, by position.
+fn levels(scan: &Scan<'_>) -> Vec<Option<Priority>> {
+    match (scan.priority, scan.selector.min_priority) {
+        (Some(only), least) if least.is_none_or(|least| least <= only) => vec![Some(only)],
+        (Some(_), _) => Vec::new(),
+        (None, Some(least)) if least >= Priority::High => {
+            Priority::ALL.into_iter().filter(|level| *level >= least).map(Some).collect()
+        }
+        (None, _) => vec![None],
+    }
+}

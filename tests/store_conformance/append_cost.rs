@@ -1,0 +1,138 @@
+//! What an append costs Postgres. Run with `scripts/test --release --test store_conformance append_cost -- --ignored
+//! --nocapture`; printed, not judged.
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
+
+use super::support::servers::PostgresServer;
+use super::*;
+
+/// Events of the first append, and appends of that size.
+const SIZES: [(usize, usize); 5] = [(1, 2_000), (4, 1_000), (8, 750), (32, 300), (128, 100)];
+const ROUNDS: usize = 3;
+
+/// Lock, head, one insert, one insert of recipients.
+const LEAN: &str = "
+    create function lean(ids uuid[], types text[], priorities smallint[], payloads text[], publishers bigint[],
+        recipients bigint[], recipient_places int[])
+    returns table (head bigint, at bigint, positions bigint[])
+    language plpgsql set plan_cache_mode to force_generic_plan as $$
+    begin
+        perform pg_advisory_xact_lock(7163384699738779502);
+        at := carillon_now();
+        select greatest(s.floor, (select max(e.position) from events e)) into head from log_state s;
+        positions := array(select nextval('events_position') from generate_series(1, cardinality(ids)));
+        insert into events (position, id, type, priority, audience, data, created_at, publisher)
+            select e.p, e.id, e.t, e.r, 1, e.d, at, e.b
+            from unnest(positions, ids, types, priorities, payloads, publishers) e(p, id, t, r, d, b);
+        insert into event_users (user_id, position)
+            select r.u, positions[r.o] from unnest(recipients, recipient_places) r(u, o);
+        return next;
+    end $$";
+
+fn events(size: usize) -> Vec<NewEvent> {
+    let data = format!("\"{}\"", "x".repeat(200));
+    (0..size).map(|user| NewEvent { data: data.clone(), ..for_users(&[user as i64 % 1_000 + 1]) }).collect()
+}
+
+async fn lean(connection: &mut PgConnection, events: &[NewEvent]) {
+    sqlx::query("select * from lean($1, $2, $3, $4, $5, $6, $7)")
+        .bind(events.iter().map(|e| e.id).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event_type.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.priority as i16).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.data.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.publisher).collect::<Vec<_>>())
+        .bind(events.iter().flat_map(|e| e.audience.user_ids().to_vec()).collect::<Vec<_>>())
+        .bind((1..=events.len() as i32).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
+        .unwrap();
+}
+
+async fn before(connection: &mut PgConnection, events: &[NewEvent]) {
+    let nulls = vec![None::<i64>; events.len()];
+    sqlx::query("select * from carillon_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)")
+        .bind(events.iter().map(|e| e.id).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event_type.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.priority as i16).collect::<Vec<_>>())
+        .bind(vec![1i16; events.len()])
+        .bind(vec![None::<String>; events.len()])
+        .bind(events.iter().map(|e| e.data.as_str()).collect::<Vec<_>>())
+        .bind(&nulls)
+        .bind(&nulls)
+        .bind(&nulls)
+        .bind(events.iter().map(|e| e.publisher).collect::<Vec<_>>())
+        .bind(vec![None::<String>; events.len()])
+        .bind(vec![None::<i32>; events.len()])
+        .bind(events.iter().flat_map(|e| e.audience.user_ids().to_vec()).collect::<Vec<_>>())
+        .bind((1..=events.len() as i64).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
+        .unwrap();
+}
+
+/// Time on a processor, in nanoseconds.
+fn used(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn append_cost() {
+    let server = PostgresServer::start();
+    let (old, new) = (server.new_database().await, server.new_database().await);
+    let mut connection =
+        PgConnection::connect(&format!("{old}?options=-c%20plan_cache_mode%3Dforce_custom_plan"))
+            .await
+            .unwrap();
+    let migrations = Migrator::new(std::path::Path::new("migrations/postgres")).await.unwrap();
+    migrations.run_to(5, &mut connection).await.unwrap();
+    sqlx::raw_sql(LEAN).execute(&mut connection).await.unwrap();
+    let old_pid: i32 =
+        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.unwrap();
+    let limits = StoreLimits { max_connections: 1, ..StoreLimits::default() };
+    let store = Store::open(&new, &limits).await.unwrap();
+    store.migrate().await.unwrap();
+    add(&store, event()).await;
+    let mut look = PgConnection::connect(&new).await.unwrap();
+    let new_pid: i32 = sqlx::query_scalar(
+        "select pid from pg_stat_activity where application_name = 'carillon' and datname = current_database()",
+    )
+    .fetch_one(&mut look)
+    .await
+    .unwrap();
+    println!("µs of the backend's CPU an event, best of {ROUNDS}: events, before, lean, now, now/lean");
+    for (size, appends) in SIZES {
+        let mut best = [u64::MAX; 3];
+        for _ in 0..ROUNDS {
+            for way in 0..3 {
+                let pid = if way == 2 { new_pid } else { old_pid };
+                for _ in 0..20 {
+                    one(way, size, &mut connection, &store).await;
+                }
+                let begin = used(pid);
+                for _ in 0..appends {
+                    one(way, size, &mut connection, &store).await;
+                }
+                // What the backend does after its answer belongs to it.
+                sleep(Duration::from_millis(20)).await;
+                best[way] = best[way].min((used(pid) - begin) / (appends * size) as u64);
+            }
+        }
+        let [before, lean, now] = best.map(|nanos| nanos as f64 / 1_000.0);
+        println!("{size:>4} {before:>8.1} {lean:>8.1} {now:>8.1} {:>6.2}", now / lean);
+    }
+}
+
+async fn one(way: usize, size: usize, connection: &mut PgConnection, store: &Store) {
+    let events = events(size);
+    match way {
+        0 => before(connection, &events).await,
+        1 => lean(connection, &events).await,
+        _ => drop(append(store, &events).await),
+    }
+}
