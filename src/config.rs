@@ -124,7 +124,7 @@ impl ServeArgs {
         limits.hub.queue_events = self.queue_events.max(1);
         limits.hub.queue_bytes = self.queue_bytes.max(1);
         limits.hub.streams_per_user = self.streams_per_user.max(1);
-        limits.sweep.heartbeat_every = Duration::from_secs(self.heartbeat_seconds.max(1));
+        limits.sweep.keep_alive_every = Duration::from_secs(self.heartbeat_seconds.max(1));
         limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds.max(1));
         limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds.max(1));
         limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));

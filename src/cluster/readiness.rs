@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
-use crate::bus::message::{Message, node_channel};
+use crate::bus::message::{Message, MessageWriter, node_channel};
 use crate::delivery::Progress;
 
 /// One reason why a node is not ready.
@@ -52,7 +52,7 @@ impl Readiness {
 
     /// Whether the bus brings back this node's heartbeat.
     pub fn is_bus_ok(&self) -> bool {
-        self.progress.has_heard_heartbeat_within(self.heartbeat_every * MISSED_HEARTBEATS)
+        self.progress.has_received_heartbeat_within(self.heartbeat_every * MISSED_HEARTBEATS)
     }
 
     /// Whether the node was told to stop.
@@ -77,9 +77,9 @@ impl Readiness {
 }
 
 /// A message to itself through the bus: readiness rests on its coming back.
-pub async fn send_heartbeat(bus: &Bus, name: &str, progress: &Progress) {
-    let message = (node_channel(name), Message::Heartbeat(progress.now()).encode());
-    if let Err(error) = bus.publish(&[message]).await {
+pub async fn send_heartbeat(bus: &Bus, writer: &MessageWriter, progress: &Progress) {
+    let Some(message) = writer.encode(&Message::Heartbeat(progress.now())) else { return };
+    if let Err(error) = bus.publish(&[(node_channel(writer.sender()), message)]).await {
         tracing::debug!(%error, "the heartbeat could not be sent");
     }
 }
