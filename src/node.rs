@@ -200,7 +200,6 @@ impl Parts {
             self.bus.clone(),
             self.writer.clone(),
             self.ttl.clone(),
-            known_epoch.clone(),
             &limits.publish,
         );
         let readiness = Readiness::new(self.progress.clone(), limits.heartbeat_every, self.stop.clone());

@@ -66,7 +66,7 @@ pub struct Sequencer {
     /// Of the events that it hands on.
     epoch: Epoch,
     applied: Position,
-    /// The highest head heard of. Final, so the store may be read up to it.
+    /// The highest head known. Final, so the store may be read up to it.
     head: Position,
     /// By `previous`, with the moment it came.
     pending: ReorderBuffer<(Moment, Announcement)>,
@@ -101,7 +101,7 @@ impl Sequencer {
         self.applied
     }
 
-    /// How far behind the highest head it has heard of.
+    /// How far behind the highest known head.
     pub fn lag(&self) -> Position {
         self.head - self.applied
     }

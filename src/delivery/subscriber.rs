@@ -93,7 +93,7 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
             },
             Some(answer) = subscriber.questions.join_next() => match answer {
                 Ok(answer) => subscriber.answered(answer),
-                // It panicked. Whoever waited for it would wait for ever.
+                // It panicked. What waits for it would wait for ever.
                 Err(error) => return tracing::error!(%error, "a question to the store broke off"),
             },
             () = sleep_until(wake) => {}

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
-use crate::event::{Audience, Draft, Epoch, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId};
+use crate::event::{Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId};
 use crate::store::{AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
@@ -120,7 +120,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
-    /// the last position handed to this node's listeners, `epoch` the history in force, once the log was seen.
+    /// the last position handed to this node's listeners; `messages` writes what is sent, and knows the history.
     pub fn start(
         tasks: &mut JoinSet<()>,
         store: Store,
@@ -128,14 +128,13 @@ impl Publisher {
         bus: Bus,
         messages: MessageWriter,
         ttl: Ttl,
-        epoch: watch::Receiver<Option<Epoch>>,
         limits: &PublishLimits,
     ) -> Self {
         let (requests, inbox) = mpsc::channel(limits.queue);
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let budget = ByteBudget::new(limits.announcement_bytes);
         let announcements = Announcements { queue: announcements, budget };
-        let published = Arc::new(AtomicU64::new(0));
+        let (published, epoch) = (Arc::new(AtomicU64::new(0)), messages.epoch());
         let log = Log { store: store.clone(), applied, epoch: epoch.clone(), published: published.clone() };
         tasks.spawn(writer::write(log, inbox, announcements, limits.append));
         tasks.spawn(announcer::announce(epoch, bus, messages, ttl, committed));
@@ -160,8 +159,8 @@ impl Publisher {
         let users = self.resolve(&drafts).await?;
         let mut events = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
-            let place = i32::try_from(index).unwrap_or(i32::MAX);
-            let idempotency = key.clone().map(|key| (key, place));
+            let index_in_request = i32::try_from(index).unwrap_or(i32::MAX);
+            let idempotency = key.clone().map(|key| (key, index_in_request));
             events.push(NewEvent {
                 id: Uuid::now_v7(),
                 event_type: draft.event_type,

@@ -29,9 +29,9 @@ async fn start_at(store: Store, applied: Position, limits: &PublishLimits) -> (P
     let (bus, _) = Bus::open("memory:", &BusLimits::default()).unwrap();
     let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
     let mut tasks = JoinSet::new();
-    let epoch = watch::channel(Some(history)).1;
-    let messages = MessageWriter::new("n1", epoch.clone());
-    (Publisher::start(&mut tasks, store, applied, bus, messages, ttl, epoch, limits), tasks)
+    let epoch = tokio::sync::watch::channel(Some(history)).1;
+    let messages = MessageWriter::new("n1", epoch);
+    (Publisher::start(&mut tasks, store, applied, bus, messages, ttl, limits), tasks)
 }
 
 #[tokio::test]

@@ -256,6 +256,11 @@ impl MessageWriter {
         &self.sender
     }
 
+    /// The history in force, once the node has seen the log.
+    pub fn epoch(&self) -> watch::Receiver<Option<Epoch>> {
+        self.epoch.clone()
+    }
+
     /// Follows the number that says which forms are written: below 2, programs may be running that know only version 1
     /// of messages.
     pub fn set_forms(&self, forms: i32) {
