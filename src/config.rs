@@ -224,7 +224,7 @@ impl ServeArgs {
         limits.hub.queue_events = self.queue_events;
         limits.hub.queue_bytes = self.queue_bytes;
         limits.hub.streams_per_user = self.streams_per_user;
-        limits.sweep.heartbeat_every = Duration::from_secs(self.heartbeat_seconds);
+        limits.sweep.keep_alive_every = Duration::from_secs(self.heartbeat_seconds);
         limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds);
         limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds);
         limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));

@@ -10,7 +10,7 @@ use super::terminal::harmless;
 use crate::account::{Role, Scope, User};
 use crate::bus::Notifier;
 use crate::config::StoreArgs;
-use crate::event::frame::rfc3339;
+use crate::event::rfc3339;
 use crate::identity::{Accounts, random_secret};
 use crate::store::Store;
 use crate::ttl::{Ttl, TtlLimits};

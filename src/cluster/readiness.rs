@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
-use crate::bus::message::{Message, node_channel};
+use crate::bus::message::{Message, MessageWriter, node_channel};
 use crate::delivery::Progress;
-use crate::event::frame::rfc3339;
+use crate::event::rfc3339;
 use crate::redis::OutageReport;
 use crate::ttl::Ttl;
 
@@ -72,7 +72,7 @@ impl Readiness {
 
     /// Whether the bus brings back this node's heartbeats.
     pub fn is_bus_ok(&self) -> bool {
-        self.progress.has_heard_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
+        self.progress.has_received_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
     }
 
     /// What is wrong with the server behind the bus.
@@ -112,9 +112,9 @@ impl Readiness {
 }
 
 /// Sends a bus heartbeat, a message to this node itself: it is ready as long as they come back.
-pub async fn send_bus_heartbeat(bus: &Bus, name: &str, progress: &Progress) {
-    let message = (node_channel(name), Message::Heartbeat(progress.now()).encode());
-    if let Err(error) = bus.publish(&[message]).await {
+pub async fn send_bus_heartbeat(bus: &Bus, writer: &MessageWriter, progress: &Progress) {
+    let Some(message) = writer.encode(&Message::Heartbeat(progress.now())) else { return };
+    if let Err(error) = bus.publish(&[(node_channel(writer.sender()), message)]).await {
         tracing::debug!(%error, "a bus heartbeat could not be sent");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod endings;
 pub mod expiry;
+pub mod frame;
 pub mod hub;
 pub mod presence;
 mod progress;

@@ -15,8 +15,7 @@ use super::body::{JsonBody, PathOf, done};
 use super::problem::Problem;
 use super::user_agent;
 use crate::account::{Scope, Session, Token};
-use crate::event::Invalid;
-use crate::event::frame::rfc3339;
+use crate::event::{Invalid, rfc3339};
 use crate::identity::{AccountError, Accounts};
 use crate::store::Store;
 

@@ -16,8 +16,7 @@ use super::body::{JsonBody, PathOf, done};
 use super::params::Params;
 use super::problem::Problem;
 use crate::account::{Role, Token, User};
-use crate::event::Invalid;
-use crate::event::frame::rfc3339;
+use crate::event::{Invalid, rfc3339};
 use crate::identity::{Accounts, random_secret};
 use crate::store::{Store, StoreError};
 
