@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use carillon::cli::{self, Cli, Misconfigured};
 
 /// Thousands of connections come and go: this allocator gives their memory back.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

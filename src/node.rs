@@ -9,15 +9,17 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::message::{self, node_channel};
+use crate::bus::message::{self, MessageWriter, node_channel};
 use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
-use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_heartbeat};
+use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_bus_heartbeat};
+use crate::delivery::endings::Endings;
 use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
 use crate::delivery::presence::{self, Presence};
 use crate::delivery::stream::{StreamLimits, Streams};
 use crate::delivery::subscriber::{self, Feed};
 use crate::delivery::sweep::{SWEEP_EVERY, Sweep};
 use crate::delivery::{Progress, SequencerLimits, expiry};
+use crate::event::Epoch;
 use crate::http::Services;
 use crate::identity::Accounts;
 use crate::identity::topic_rules::TopicRules;
@@ -147,6 +149,9 @@ struct Parts {
     streams: Arc<Streams>,
     presence: Arc<Presence>,
     stop: CancellationToken,
+    /// The history in force, and what messages are written with.
+    epoch: watch::Sender<Option<Epoch>>,
+    writer: MessageWriter,
 }
 
 impl Parts {
@@ -154,20 +159,22 @@ impl Parts {
         let for_hub = bus.clone();
         let hub = Arc::new(Hub::new(limits.hub.clone(), move |interest| follow(&for_hub, &interest)));
         let clock = Arc::new(Clock::default());
-        let heartbeat = limits.sweep.heartbeat_every;
+        let keep_alive = limits.sweep.keep_alive_every;
+        let (epoch, known_epoch) = watch::channel(None);
+        let writer = MessageWriter::new(&name, known_epoch);
         Self {
             streams: Streams::new(
                 hub.clone(),
                 store.clone(),
                 clock.clone(),
                 limits.stream.clone(),
-                heartbeat,
+                keep_alive,
             ),
             presence: Arc::new(Presence::new(
                 hub.clone(),
                 ttl.clone(),
                 bus.clone(),
-                name.clone(),
+                writer.clone(),
                 limits.presence_lifetime,
             )),
             progress: Arc::new(Progress::new(clock)),
@@ -178,23 +185,31 @@ impl Parts {
             rules,
             name,
             stop: CancellationToken::new(),
+            epoch,
+            writer,
         }
     }
 
     fn start(self, events: BusEvents, limits: NodeLimits) -> Node {
         let mut tasks = JoinSet::new();
-        let (epoch, known_epoch) = watch::channel(None);
-        let notifier = Notifier::over(self.bus.clone());
+        let known_epoch = self.epoch.subscribe();
+        let notifier = Notifier::over(self.bus.clone(), self.writer.clone());
         let publisher = Publisher::start(
             &mut tasks,
             self.store.clone(),
             self.hub.applied_cell(),
             self.bus.clone(),
+            self.writer.clone(),
             self.ttl.clone(),
-            known_epoch.clone(),
             &limits.publish,
         );
-        let readiness = Readiness::new(self.progress.clone(), limits.heartbeat_every, self.stop.clone());
+        let readiness = Readiness::new(
+            self.progress.clone(),
+            self.bus.clone(),
+            self.ttl.clone(),
+            limits.heartbeat_every,
+            self.stop.clone(),
+        );
         let readiness = Arc::new(readiness);
         let status = Arc::new(Status::new(
             self.name.clone(),
@@ -206,6 +221,9 @@ impl Parts {
             self.ttl.clone(),
         ));
         self.spawn_timers(&mut tasks, &status, &limits);
+        let accounts = Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone());
+        let mut endings = Endings::new(self.store.clone(), accounts.clone(), self.hub.clone());
+        every!(tasks, limits.poll_every, endings.follow().await);
         let watching =
             expiry::watch_expirations(self.ttl.clone(), self.hub.clone(), self.store.clone(), known_epoch);
         tasks.spawn(watching);
@@ -215,7 +233,8 @@ impl Parts {
             store: self.store.clone(),
             presence: self.presence.clone(),
             progress: self.progress,
-            epoch,
+            epoch: self.epoch,
+            writer: self.writer,
             sequencer: limits.sequencer,
             poll_every: limits.poll_every,
             poll_degraded: limits.poll_degraded,
@@ -224,7 +243,7 @@ impl Parts {
         tokio::spawn(supervise(self.stop.clone(), tasks));
         Node {
             services: Services {
-                accounts: Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone()),
+                accounts,
                 inbox: Inbox::new(self.store.clone(), self.rules.clone(), notifier.clone()),
                 publisher,
                 streams: self.streams,
@@ -243,8 +262,8 @@ impl Parts {
 
     /// What is done by the clock.
     fn spawn_timers(&self, tasks: &mut JoinSet<()>, status: &Arc<Status>, limits: &NodeLimits) {
-        let (bus, name, progress) = (self.bus.clone(), self.name.clone(), self.progress.clone());
-        every!(tasks, limits.heartbeat_every, send_heartbeat(&bus, &name, &progress).await);
+        let (bus, writer, progress) = (self.bus.clone(), self.writer.clone(), self.progress.clone());
+        every!(tasks, limits.heartbeat_every, send_bus_heartbeat(&bus, &writer, &progress).await);
         let (hub, store) = (self.hub.clone(), self.store.clone());
         let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
         let (rechecking, noting) = (sweep.clone(), sweep.clone());
@@ -252,7 +271,10 @@ impl Parts {
         every!(tasks, limits.recheck_every, rechecking.recheck().await);
         every!(tasks, SEEN_EVERY, noting.note_use().await);
         let (store, clock, keep) = (self.store.clone(), self.progress.clock.clone(), limits.retention);
-        every!(tasks, limits.retention_every, retention::remove_old(&store, &clock, keep).await);
+        every!(tasks, limits.retention_every, {
+            retention::remove_old(&store, &clock, keep).await;
+            retention::remove_old_endings(&store).await;
+        });
         let status = status.clone();
         every!(tasks, ANNOUNCE_EVERY, status.announce().await);
     }

@@ -124,8 +124,9 @@ impl SseParser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::frame::{control_body, id_line, on_one_line, retry_line};
-    use crate::event::{Audience, Cursor, Event, Frame, Priority};
+    use crate::delivery::frame::{Delivery, ServerEvent, id_line, retry_line};
+    use crate::event::draft::on_one_line;
+    use crate::event::{Audience, Cursor, Event, Priority};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -232,10 +233,11 @@ mod tests {
                     keep_after_read: None,
                     publisher: 1,
                 };
-                stream.push_str(std::str::from_utf8(Frame::of(&epoch, &event).bytes()).unwrap());
-                stream.push_str("id: e1-99\n");
-                stream.push_str(&control_body("carillon.read", &serde_json::json!({ "x": text })));
                 expected.push((text.clone(), format!("e1-{position}"), event.id));
+                let delivery = Delivery::new(&epoch, event);
+                stream.push_str(std::str::from_utf8(delivery.envelope().bytes()).unwrap());
+                stream.push_str("id: e1-99\n");
+                stream.push_str(&ServerEvent::nodes(&serde_json::json!({ "x": text })).body());
             }
             let (events, last, retry) = in_pieces(stream.as_bytes(), &cuts);
             prop_assert_eq!((last.as_str(), retry), ("e1-99", Some(700)));
@@ -247,7 +249,7 @@ mod tests {
                 prop_assert_eq!(&read["data"], &sent);
                 prop_assert_eq!(read["id"].as_str().unwrap(), event_id.to_string());
                 let notice: serde_json::Value = serde_json::from_str(&pair[1].data).unwrap();
-                prop_assert_eq!((&pair[1].event[..], notice["x"].as_str()), ("carillon.read", Some(&text[..])));
+                prop_assert_eq!((&pair[1].event[..], notice["x"].as_str()), ("carillon.nodes", Some(&text[..])));
             }
         }
     }

@@ -1,40 +1,57 @@
-// What a screen reader says: one sentence for many arrivals, and urgent ones at once.
+// What a screen reader announces: one sentence for many arrivals, and urgent ones at once.
 
 const GATHER = 1_000;
 const GATHER_URGENT = 5_000;
 
+/** Announces what arrives within a second together: one arrival by its sentence, several by their number. */
 export class Announcer {
-  #polite = document.getElementById('say-polite');
-  #now = document.getElementById('say-now');
-  #waiting = 0;
+  #region;
+  #several;
+  #count = 0;
   #first = '';
-  #isBusy = false;
-  #urgent = 0;
 
-  arrived({ priority }, headline) {
-    if (priority === 'high' || priority === 'urgent') return this.#arrivedNow(`${priority}: ${headline}`);
-    this.#waiting += 1;
-    this.#first = headline;
-    if (this.#waiting > 1) return;
+  /** `region`: an element with `aria-live`. `several(count)`: the sentence for that many arrivals. */
+  constructor(region, several) {
+    this.#region = region;
+    this.#several = several;
+  }
+
+  arrived(sentence) {
+    this.#count += 1;
+    if (this.#count > 1) return;
+    this.#first = sentence;
     setTimeout(() => {
-      this.say(this.#waiting === 1 ? `New: ${this.#first}` : `${this.#waiting} new entries`);
-      this.#waiting = 0;
+      this.say(this.#count === 1 ? this.#first : this.#several(this.#count));
+      this.#count = 0;
     }, GATHER);
   }
 
   say(sentence) {
-    this.#polite.textContent = sentence;
+    this.#region.textContent = sentence;
+  }
+}
+
+/** Announces what is urgent: the first interrupts, and what follows within seconds is one more sentence. */
+export class UrgentAnnouncer {
+  #region;
+  #several;
+  #isBusy = false;
+  #count = 0;
+
+  /** As of an `Announcer`. */
+  constructor(region, several) {
+    this.#region = region;
+    this.#several = several;
   }
 
-  /** The first interrupts; those on its heels are one sentence later on. */
-  #arrivedNow(sentence) {
-    if (this.#isBusy) return void (this.#urgent += 1);
+  arrived(sentence) {
+    if (this.#isBusy) return void (this.#count += 1);
     this.#isBusy = true;
-    this.#now.textContent = sentence;
+    this.#region.textContent = sentence;
     setTimeout(() => {
       this.#isBusy = false;
-      if (this.#urgent > 0) this.#now.textContent = `${this.#urgent} more of high priority`;
-      this.#urgent = 0;
+      if (this.#count > 0) this.#region.textContent = this.#several(this.#count);
+      this.#count = 0;
     }, GATHER_URGENT);
   }
 }

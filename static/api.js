@@ -1,18 +1,19 @@
-// Calls to this site's API, and the server's idea of what time it is.
+// Calls to this site's API, and the server's clock.
 
 import { account } from './page.js';
+import { t } from './texts.js';
 
 const TIMEOUT = 15_000;
 
-/** The session is over: nothing but signing in helps. */
+/** The session is over: the user must sign in again. */
 export class SignedOut extends Error {}
 
-/** The server answered, and said no. */
+/** The server answered with an error. */
 export class Refused extends Error {
   constructor(status, detail, field) {
     super(detail);
     this.status = status;
-    /** The name of what is at fault in the request, if it is one thing. */
+    /** The field of the request that is at fault, if it is one. */
     this.field = field;
   }
 }
@@ -25,8 +26,8 @@ export function serverNow() {
 }
 
 /**
- * Calls the API as the account this page is of: whoever signed in as somebody else meanwhile does nothing by it. The
- * parsed answer, or null when there is none. `json` is a body as text, `key` an Idempotency-Key; `asText`: the answer
+ * Calls the API as the account of this page: if another one has signed in meanwhile, nothing is done. Returns the parsed
+ * answer, or null when there is none. `json` is a body as text, `key` an Idempotency-Key; `asText`: returns the answer
  * as it was written.
  */
 export async function call(path, { method = 'GET', body, json = body && JSON.stringify(body), key, asText = false } = {}) {
@@ -44,7 +45,7 @@ export async function call(path, { method = 'GET', body, json = body && JSON.str
   if (response.status === 401) throw new SignedOut();
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    throw new Refused(response.status, problem.detail ?? 'the server could not do this', problem.field);
+    throw new Refused(response.status, problem.detail ?? t('server.failed'), problem.field);
   }
   if (response.status === 204) return null;
   return asText ? response.text() : response.json();

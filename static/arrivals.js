@@ -1,5 +1,7 @@
-// What arrives: shown at once, a batch for each frame, unless that would move what somebody reads. Then it waits behind
-// a button that says how many.
+// Entries that arrive: shown at once, a batch for each frame, unless that would move what is being read. Then they wait
+// behind a button with their number.
+
+import { t } from './texts.js';
 
 /** The most that wait. Beyond it the list is read anew when they are shown. */
 const MAX_WAITING = 200;
@@ -37,7 +39,7 @@ export class Arrivals {
     this.#button = button;
     this.#on = on;
     this.#top = top;
-    // Tells when to look again; not how it is, which may have changed since.
+    // Only a reason to look again: what it reports may have changed since.
     new IntersectionObserver(() => this.settle(), { rootMargin: `-${bar.offsetHeight}px 0px 0px` }).observe(top);
     button.addEventListener('click', () => this.#showAll());
     document.addEventListener('selectionchange', () => this.#waiting.size > 0 && this.settle());
@@ -67,7 +69,7 @@ export class Arrivals {
     return [...this.#waiting.values()].map(({ event }) => event);
   }
 
-  /** One that waits is no more. */
+  /** Removes an event that waits and has ended. */
   drop(position) {
     this.#waiting.delete(position);
     this.settle();
@@ -76,17 +78,17 @@ export class Arrivals {
   clear() {
     this.#waiting.clear();
     this.#lost = 0;
-    this.#tell();
+    this.#updateButton();
   }
 
-  /** Something changed: shows what waits, if nobody minds. */
+  /** Something changed: shows what waits, if that moves nothing that is being read. */
   settle() {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     nextFrame(() => {
       this.#isScheduled = false;
       if (this.#count > 0 && this.#isTopInView() && !this.#list.isBeingRead) this.#flush();
-      this.#tell();
+      this.#updateButton();
     });
   }
 
@@ -113,15 +115,15 @@ export class Arrivals {
 
   #showAll() {
     this.#flush();
-    this.#tell();
+    this.#updateButton();
     scrollTo({ top: 0 });
     this.#list.element.focus({ preventScroll: true });
   }
 
-  #tell() {
+  #updateButton() {
     const count = this.#count;
     this.#button.hidden = count === 0;
-    const text = `${count} new`;
+    const text = t('inbox.new', { count });
     if (count > 0 && this.#button.textContent !== text) this.#button.textContent = text;
   }
 }

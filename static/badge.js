@@ -1,4 +1,4 @@
-// How many are unread, in the page's title and its icon.
+// The number of unread entries, in the page's title and its icon.
 
 const REDRAW_EVERY = 1_000;
 
@@ -14,7 +14,7 @@ export class Badge {
     this.#count = count;
     const title = `${count ? `(${count}) ` : ''}${this.#title}`;
     if (document.title !== title) document.title = title;
-    // Browsers load an icon anew each time: under load not for each event.
+    // A browser loads the icon anew at each change, so it is not changed for each event.
     this.#timer ??= setTimeout(() => {
       this.#timer = null;
       this.#draw();

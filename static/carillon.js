@@ -1,37 +1,38 @@
-// Carillon in the browser: docs/browser.md tells how to use it. Nothing to install or to build:
+// Carillon in the browser: docs/browser.md says how to use it. Nothing to install or to build:
 //
 //     import { connect } from '/static/carillon.js';
 //     const carillon = connect({ account: 'alice', minPriority: 'high' });
 //     carillon.on('event', ({ type, data }) => show(type, data));
-//     carillon.on('state', ({ state, since }) => tell(state, since));
+//     carillon.on('state', ({ state, since }) => showState(state, since));
 
+import { Cursor } from './cursor.js';
 import { History } from './history.js';
-import { Place } from './place.js';
 import { Source } from './source.js';
 import { Tabs } from './tabs.js';
 
-/** Events remembered by id. Those before the place that was reached need no remembering. */
+/** How many ids of events are remembered; what the cursor covers needs none. */
 const MAX_KNOWN = 1_024;
+/** How often the cursor is saved, in milliseconds. */
 const SAVE_EVERY = 1_000;
-/** A page nobody looks at, with a connection of its own, gives that back: a browser has few to one host. */
+/** A hidden page closes a connection of its own after so many milliseconds: a browser has few to one host. */
 const HIDDEN_FOR = 5 * 60_000;
 const NAMES = ['event', 'history', 'state', 'reset', 'retract', 'expire', 'read', 'presence', 'join', 'leave'];
 /** The most events of the past that a page begins with. */
 const MAX_HISTORY = 100;
-/** States that last: asking again would not help. */
+/** Final states: asking again would not help. */
 const ENDED = ['signed out', 'refused'];
 
 /**
  * Opens the stream.
  *
  * - `account`: the name of the user whose page this is: if somebody else signs in meanwhile, it ends. With it, tabs
- *   share one connection and the place is kept over a reload; without it, this page has a connection of its own and
- *   begins with what comes now.
+ *   share one connection and the cursor is kept over a reload; without it, this page has a connection of its own and
+ *   begins with the next event.
  * - `types`, `topics`, `minPriority`: what to listen to; as of `GET /api/v1/stream`.
- * - `cursor`: where to begin, as the inbox gives it; it wins over a place that was kept, and nothing is kept then.
+ * - `cursor`: where to begin, as the inbox gives it; it wins over a cursor that was kept, and nothing is kept then.
  * - `history`: begin with so many events of the past, each time. Nothing is kept then either.
- * - `presence`: true to be told who else listens to the topics, and to be told to them.
- * - `shared`: false for a connection of this page's own all the same.
+ * - `presence`: true to get who else listens to the topics, and to be shown to them.
+ * - `shared`: false for a connection of this page's own although there is an account.
  * - `url`: the stream's address, on this page's own site.
  */
 export function connect(options = {}) {
@@ -42,7 +43,7 @@ class Carillon {
   #handlers = new Map(NAMES.map((name) => [name, new Set()]));
   #state = 'connecting';
   #since = new Date();
-  #place;
+  #cursor;
   #known = new Set();
   #ahead = 0;
   #link = null;
@@ -63,19 +64,19 @@ class Carillon {
     const address = addressOf(url, listening);
     const name = listening.account === undefined ? null : `carillon ${address.href}`;
     this.#key = cursor === undefined && history === 0 ? name : null;
-    this.#place = Place.of(cursor ?? this.#saved());
-    if (cursor !== undefined && !this.#place) throw new TypeError(`not a cursor: '${cursor}'`);
+    this.#cursor = Cursor.of(cursor ?? this.#saved());
+    if (cursor !== undefined && !this.#cursor) throw new TypeError(`not a cursor: '${cursor}'`);
     const on = {
       // A handler may have closed this while more was on its way.
       frame: (frame) => this.#link && this.#receive(frame),
-      state: (state, since) => this.#link && this.#tell(state, since),
+      state: (state, since) => this.#link && this.#setState(state, since),
       ended: (how) => this.#link && this.#end(how),
       history: (entries, at, isComplete) => this.#link && this.#begin(entries, at, isComplete),
-      place: () => this.#place?.toString() ?? null,
+      cursor: () => this.#cursor?.toString() ?? null,
       welcome: (at) => this.#welcome(at),
     };
     const share = shared && name !== null && navigator.locks && globalThis.BroadcastChannel;
-    this.#make = share ? () => new Tabs(name, address, on) : () => new Source(address, on.place(), on);
+    this.#make = share ? () => new Tabs(name, address, on) : () => new Source(address, on.cursor(), on);
     if (history > 0) this.#before = () => new History(address, history, on);
     if (!share) document.addEventListener('visibilitychange', this.#look);
     addEventListener('pagehide', this.#hide);
@@ -93,7 +94,7 @@ class Carillon {
     return this.#since;
   }
 
-  /** Calls `handler` at each `event` and whatever else is in `NAMES`; gives what ends that. */
+  /** Calls `handler` for each `name` of `NAMES` from now on. Returns a function that ends that. */
   on(name, handler) {
     const handlers = this.#handlers.get(name);
     if (!handlers) throw new TypeError(`there is no '${name}' to listen to: ${NAMES.join(', ')}`);
@@ -101,7 +102,7 @@ class Carillon {
     return () => handlers.delete(handler);
   }
 
-  /** Ends this page's part in it; other tabs go on. */
+  /** Stops listening in this page; other tabs go on. */
   close() {
     clearTimeout(this.#hiding);
     document.removeEventListener('visibilitychange', this.#look);
@@ -112,10 +113,10 @@ class Carillon {
 
   #start() {
     if (this.#link || ENDED.includes(this.#state)) return;
-    this.#link = this.#before && !this.#place ? this.#before() : this.#make();
-    if (this.#state !== 'connecting') this.#tell('connecting', new Date());
+    this.#link = this.#before && !this.#cursor ? this.#before() : this.#make();
+    if (this.#state !== 'connecting') this.#setState('connecting', new Date());
     if (this.#key) this.#saver = setInterval(() => this.#save(), SAVE_EVERY);
-    // After the caller has said what it listens to.
+    // After the caller has added its handlers.
     const link = this.#link;
     queueMicrotask(() => this.#link === link && link.start());
   }
@@ -134,26 +135,26 @@ class Carillon {
     this.#hiding = setTimeout(() => {
       if (!this.#link) return;
       this.#stop();
-      this.#tell('paused', new Date());
+      this.#setState('paused', new Date());
     }, HIDDEN_FOR);
   }
 
   #receive({ name, text, data = parsed(text), id }) {
     if (data === undefined) return;
-    const place = Place.of(id);
+    const cursor = Cursor.of(id);
     if (name === 'reset') {
-      this.#place = place;
+      this.#cursor = cursor;
       this.#call('reset', { reason: data.reason });
       return this.#before && this.#beginAgain();
     }
-    const isKnown = name === 'event' && this.#knows(data, place);
+    const isKnown = name === 'event' && this.#knows(data, cursor);
     if (name === 'event') Object.defineProperty(data, 'source', { value: text });
-    if (place) this.#place = this.#place?.join(place) ?? place;
-    if (name === 'alive' && data.live) this.#compare(place);
+    if (cursor) this.#cursor = this.#cursor?.join(cursor) ?? cursor;
+    if (name === 'alive' && data.live) this.#compare(cursor);
     if (!isKnown && name !== 'alive') this.#call(name, data);
   }
 
-  /** What came before was read up to `cursor`: from there on it is the stream's. */
+  /** The history was read up to `cursor`; the stream goes on from there. */
   #begin(entries, cursor, isComplete) {
     const link = this.#link;
     const unknown = entries.reverse().filter(({ id }) => !this.#known.has(id));
@@ -165,25 +166,25 @@ class Carillon {
     this.#call('history', { events: unknown.length, complete: isComplete });
     if (this.#link !== link) return;
     this.#stop();
-    this.#place = Place.of(cursor);
+    this.#cursor = Cursor.of(cursor);
     this.#start();
   }
 
-  /** A history that is lost is read again, by many pages at once. */
+  /** Reads the history anew, after a random delay: many pages do so at once. */
   #beginAgain() {
     const link = this.#link;
     setTimeout(() => {
       if (this.#link !== link) return;
       this.#stop();
-      this.#place = null;
+      this.#cursor = null;
       this.#start();
     }, SAVE_EVERY * Math.random());
   }
 
-  /** Whether an event came before; it is known from now on. */
-  #knows({ id, position }, place) {
-    const isSameLog = this.#place && place?.epoch === this.#place.epoch;
-    if ((isSameLog && this.#place.hasSeen(position)) || this.#known.has(id)) return true;
+  /** Whether an event was seen already; from now on it is known. */
+  #knows({ id, position }, cursor) {
+    const isSameLog = this.#cursor && cursor?.epoch === this.#cursor.epoch;
+    if ((isSameLog && this.#cursor.hasSeen(position)) || this.#known.has(id)) return true;
     this.#remember(id);
     return false;
   }
@@ -193,23 +194,23 @@ class Carillon {
     if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.values().next().value);
   }
 
-  /** The leading tab's stream stands at `cursor`, at or before this tab's place. */
-  #welcome(cursor) {
-    const place = Place.of(cursor);
-    const isOther = this.#place && place && this.#place.epoch !== place.epoch;
-    if (!this.#place || isOther) this.#place = place;
+  /** The leading tab's stream is at the cursor `text`, at or before this tab's cursor. */
+  #welcome(text) {
+    const cursor = Cursor.of(text);
+    const isOther = this.#cursor && cursor && this.#cursor.epoch !== cursor.epoch;
+    if (!this.#cursor || isOther) this.#cursor = cursor;
     if (isOther) this.#call('reset', { reason: 'epoch' });
   }
 
-  /** A tab that has seen more than the log holds, twice in a row, saw what is not there any more. */
-  #compare(place) {
-    this.#ahead = place && this.#place.position > place.position ? this.#ahead + 1 : 0;
+  /** A tab that is ahead of the stream twice in a row has seen events that the log no longer holds. */
+  #compare(cursor) {
+    this.#ahead = cursor && this.#cursor.position > cursor.position ? this.#ahead + 1 : 0;
     if (this.#ahead < 2) return;
     this.#ahead = 0;
-    this.#receive({ name: 'reset', data: { reason: 'ahead' }, id: place.toString() });
+    this.#receive({ name: 'reset', data: { reason: 'ahead' }, id: cursor.toString() });
   }
 
-  #tell(state, since) {
+  #setState(state, since) {
     if (ENDED.includes(this.#state) || (state === this.#state && +since === +this.#since)) return;
     this.#state = state;
     this.#since = since;
@@ -217,9 +218,9 @@ class Carillon {
   }
 
   #end(how) {
-    if (how === 'signed out') this.#place = null;
+    if (how === 'signed out') this.#cursor = null;
     this.close();
-    this.#tell(how, new Date());
+    this.#setState(how, new Date());
   }
 
   #call(name, detail) {
@@ -227,13 +228,13 @@ class Carillon {
       try {
         handler(detail);
       } catch (error) {
-        // One that fails keeps nothing from the others.
+        // The other handlers are called all the same.
         reportError(error);
       }
     }
   }
 
-  // The place is each tab's own: what this tab has shown, not what another has.
+  // Each tab saves its own cursor: what this tab was given, not what another was.
 
   #saved() {
     try {
@@ -246,10 +247,10 @@ class Carillon {
   #save() {
     try {
       if (!this.#key) return;
-      if (this.#place) sessionStorage.setItem(this.#key, this.#place.toString());
+      if (this.#cursor) sessionStorage.setItem(this.#key, this.#cursor.toString());
       else sessionStorage.removeItem(this.#key);
     } catch {
-      // A browser that keeps nothing begins with what comes now.
+      // Without storage a reload begins with the next event.
     }
   }
 }

@@ -1,8 +1,10 @@
-// A small chart of what a figure was over the last two minutes.
+// A small chart of a metric over the last two minutes.
+
+import { t } from './texts.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const SPAN = 120_000;
-/** Figures come every two seconds; after so long without one the line breaks. */
+/** Values come every two seconds; after so many milliseconds without one the line breaks. */
 const BREAK = 7_000;
 const [WIDTH, HEIGHT] = [120, 32];
 
@@ -24,7 +26,7 @@ export class Chart {
     this.draw(at);
   }
 
-  /** As it is at `now`: what was moves to the left. */
+  /** Draws the chart as of `now`: older values move to the left. */
   draw(now) {
     this.#points = this.#points.filter(({ at }) => now - at <= SPAN);
     const peak = Math.max(0, ...this.#points.map(({ value }) => value));
@@ -39,7 +41,7 @@ export class Chart {
       last = at;
     }
     this.#svg.replaceChildren(...lines.map(polyline));
-    this.#peak.textContent = peak ? `up to ${format(peak)}` : '';
+    this.#peak.textContent = peak ? t('cluster.peak', { value: format(peak) }) : '';
   }
 }
 

@@ -1,71 +1,85 @@
-// The cluster page: the nodes as they are, and everybody's accounts.
+// The cluster page: the status of the nodes, and the accounts of all users.
 
 import './users.js';
 import { Chart, format } from './chart.js';
 import { account, by, showState, signIn } from './page.js';
+import { t } from './texts.js';
 import { watch } from './watch.js';
 
-/** A node that is not heard of for so long, though it should be, is told so. */
-const QUIET = 6_000;
+/** A node whose last report is this much older than the answer, in milliseconds, is shown as silent. */
+const SILENCE = 6_000;
 /** The most cards of nodes that are gone: the earliest leave first. */
 const MAX_GONE = 20;
 
 const cards = by('nodes');
 const nodes = new Map();
 
-const FIGURES = {
+const METRICS = {
   listeners: (node) => node.listeners,
   published: (node) => node.published_per_second,
   delivered: (node) => node.delivered_per_second,
   lag: (node) => node.lag,
 };
+/** So many nodes in each state, in the order of the summary. */
+const COUNTS = {
+  ready: (count) => t('cluster.count.ready', { count }),
+  draining: (count) => t('cluster.count.draining', { count }),
+  unready: (count) => t('cluster.count.unready', { count }),
+  silent: (count) => t('cluster.count.silent', { count }),
+  unknown: (count) => t('cluster.count.unknown', { count }),
+  gone: (count) => t('cluster.count.gone', { count }),
+};
 const clock = (time) => new Date(time).toLocaleTimeString();
 
 class Card {
-  told = null;
-  state = '';
+  /** The last status that was reported. */
+  status = null;
   #charts = new Map();
 
   constructor(element) {
     this.element = element;
-    for (const figure of element.querySelectorAll('[data-figure]')) {
-      const chart = new Chart(figure.querySelector('svg'), figure.querySelector('.peak'));
-      this.#charts.set(figure.dataset.figure, { chart, value: figure.querySelector('.value') });
+    this.state = element.dataset.state;
+    for (const metric of element.querySelectorAll('[data-metric]')) {
+      const chart = new Chart(metric.querySelector('svg'), metric.querySelector('.peak'));
+      this.#charts.set(metric.dataset.metric, { chart, value: metric.querySelector('.value') });
     }
   }
 
   show(node, at, now) {
-    this.told = node;
-    for (const [name, read] of Object.entries(FIGURES)) {
+    this.status = node;
+    for (const [name, read] of Object.entries(METRICS)) {
       const { chart, value } = this.#charts.get(name);
       chart.add(now, read(node));
       value.textContent = format(read(node));
     }
-    const quiet = Date.parse(at) - Date.parse(node.told_at) > QUIET;
-    if (quiet) this.is('quiet', `silent since ${clock(node.told_at)}`);
-    else if (node.draining) this.is('draining', 'draining: it was told to stop');
-    else if (node.reasons.length) this.is('unready', 'not ready');
-    else this.is('ready', 'ready');
-    const behind = node.lag > 0 && node.lag_seconds >= 1 ? [`behind for ${format(node.lag_seconds)} seconds`] : [];
-    const reasons = node.draining ? [] : node.reasons;
-    this.#put('why', [...reasons, ...behind].join('; '));
-    this.#put('bus', node.bus_ok ? 'well' : 'away');
-    this.#put('store', node.store_ok ? 'well' : 'away');
-    this.#put('memory', node.memory_bytes ? `${format(node.memory_bytes / 2 ** 20)} MiB` : 'unknown');
+    const isSilent = Date.parse(at) - Date.parse(node.reported_at) > SILENCE;
+    if (isSilent) this.is('silent', t('cluster.node.silent', { time: clock(node.reported_at) }));
+    else if (node.draining) this.is('draining', t('cluster.node.draining'));
+    else if (node.reasons.length) this.is('unready', t('cluster.node.unready'));
+    else this.is('ready', t('cluster.node.ready'));
+    const reasons = node.draining ? [] : [...node.reasons];
+    const { lag, lag_seconds: seconds } = node;
+    if (lag > 0 && seconds >= 1) reasons.push(t('cluster.node.behind', { seconds: format(seconds) }));
+    this.#put('why', reasons.join('; '));
+    const reached = (isOk) => (isOk ? t('cluster.node.ok') : t('cluster.node.unreachable'));
+    this.#put('bus', reached(node.bus_ok));
+    this.#put('store', reached(node.store_ok));
+    const size = node.memory_bytes && format(node.memory_bytes / 2 ** 20);
+    this.#put('memory', size ? t('cluster.node.memory', { size }) : t('cluster.node.memory_unknown'));
   }
 
-  /** Not told of any more: `state` is gone, or unknown if the others cannot be asked. */
+  /** No longer listed: `state` is gone, or unknown while the other nodes cannot be asked. */
   miss(state, now) {
     for (const { chart } of this.#charts.values()) chart.draw(now);
-    const since = this.told ? clock(this.told.told_at) : clock(now);
-    this.is(state, state === 'gone' ? `gone since ${since}` : `unknown since ${since}`);
+    const time = this.status ? clock(this.status.reported_at) : clock(now);
+    this.is(state, state === 'gone' ? t('cluster.node.gone', { time }) : t('cluster.node.unknown', { time }));
     this.#put('why', '');
   }
 
-  is(state, words) {
+  is(state, text) {
     this.state = state;
     this.element.dataset.state = state;
-    this.#put('state', words);
+    this.#put('state', text);
   }
 
   #put(of, text) {
@@ -77,25 +91,25 @@ class Card {
 function newCard(node) {
   const element = by('node-blank').content.firstElementChild.cloneNode(true);
   element.dataset.name = node.name;
-  element.dataset.place = `${node.host} ${node.address} ${node.name}`;
+  element.dataset.order = `${node.host} ${node.address} ${node.name}`;
   const texts = { where: `${node.host} ${node.address}`, version: node.version, started: node.started_at };
   for (const [of, text] of Object.entries(texts)) element.querySelector(`[data-of=${of}]`).textContent = text;
   const started = element.querySelector('[data-of=started]');
   started.dateTime = node.started_at;
   started.textContent = new Date(node.started_at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
-  const after = [...cards.children].find((other) => other.dataset.place > element.dataset.place);
+  const after = [...cards.children].find((other) => other.dataset.order > element.dataset.order);
   cards.insertBefore(element, after ?? null);
   return new Card(element);
 }
 
-function show({ at, told_by: teller, nodes: told, complete }) {
+function show({ at, reported_by: reporter, nodes: reported, complete }) {
   const now = Date.now();
   const before = summary();
-  for (const node of told) {
+  for (const node of reported) {
     if (!nodes.has(node.name)) nodes.set(node.name, newCard(node));
     nodes.get(node.name).show(node, at, now);
   }
-  const names = new Set(told.map(({ name }) => name));
+  const names = new Set(reported.map(({ name }) => name));
   for (const [name, card] of nodes) {
     if (!names.has(name)) card.miss(complete || card.state === 'gone' ? 'gone' : 'unknown', now);
   }
@@ -104,21 +118,20 @@ function show({ at, told_by: teller, nodes: told, complete }) {
     card.element.remove();
     nodes.delete(name);
   }
-  const own = nodes.get(teller)?.told;
+  const own = nodes.get(reporter)?.status;
   by('incomplete').hidden = complete;
   by('incomplete').textContent = complete
     ? ''
-    : `The other nodes cannot be asked about at the moment. Only ${own?.host} ${own?.address} tells of itself.`;
+    : t('cluster.only_one', { host: own?.host, address: own?.address });
   const after = summary();
   by('summary').textContent = after;
   if (before !== after) by('say-polite').textContent = after;
 }
 
 function summary() {
-  const count = (state) => [...nodes.values()].filter((card) => card.state === state).length;
-  const all = ['ready', 'draining', 'unready', 'quiet', 'unknown', 'gone'].map((state) => [count(state), state]);
-  const words = { unready: 'not ready', quiet: 'silent' };
-  return all.filter(([n]) => n).map(([n, state]) => `${n} ${words[state] ?? state}`).join(', ');
+  const counts = new Map(Object.keys(COUNTS).map((state) => [state, 0]));
+  for (const { state } of nodes.values()) counts.set(state, counts.get(state) + 1);
+  return [...counts].filter(([, count]) => count > 0).map(([state, count]) => COUNTS[state](count)).join(', ');
 }
 
 for (const element of cards.children) nodes.set(element.dataset.name, new Card(element));

@@ -1,13 +1,16 @@
-// What the form on the publish page says: the event as the API takes it, or what is wrong with it.
+// The event that the form on the publish page describes, as the API takes it, and what is wrong with it.
 
-/** The same bounds as the server's, for what can be told while somebody types. */
+import { t } from './texts.js';
+
+/** The same bounds as the server's, for errors shown while somebody types. */
 const TYPE = /^[A-Za-z0-9._-]{1,64}$/;
-const TOPIC = /^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+){0,7}$/;
-const NAME = /^[A-Za-z0-9._-]{1,64}$/;
+const MAX_NAME_BYTES = 255;
+const isName = (text) => !/\p{Cc}/u.test(text) && text !== '' && new TextEncoder().encode(text).length <= MAX_NAME_BYTES;
+const isTopic = (text) => isName(text) && text.split('/').every((segment) => !['', '.', '..'].includes(segment));
 const MAX_USERS = 1_000;
 const MAX_SECONDS = 10 * 366 * 86_400;
 
-/** The event as JSON text, and a sentence for each field that is wrong; what stands in both is what can be shown. */
+/** The event as JSON text, its type, and a sentence for each field that is wrong. The JSON is for showing, even then. */
 export function draft(form) {
   const errors = new Map();
   const given = (name) => form.elements[name].value;
@@ -17,8 +20,8 @@ export function draft(form) {
 
   const kind = given('kind');
   const type = kind || given('type').trim();
-  need('type', TYPE.test(type), 'Letters, digits, dots, underscores and hyphens, up to 64.');
-  need('type', !type.startsWith('carillon.'), 'Types that begin with “carillon.” are the server’s own.');
+  need('type', TYPE.test(type), t('publish.error.type'));
+  need('type', !type.startsWith('carillon.'), t('publish.error.type_reserved'));
   add('type', JSON.stringify(type));
   add('to', audience(given('to'), given, need));
   if (given('priority') !== 'normal') add('priority', JSON.stringify(given('priority')));
@@ -27,7 +30,7 @@ export function draft(form) {
     const seconds = given(name) === 'after' ? Number(given(`${name}_amount`)) * Number(given(`${name}_unit`)) : given(name);
     if (seconds === '') continue;
     const isRight = given(name) !== 'after' || (seconds >= 1 && seconds <= MAX_SECONDS);
-    need(name, isRight, 'A number of at least 1; at most ten years.');
+    need(name, isRight, t('publish.error.time'));
     add(name, Number(seconds));
   }
   return { json: `{${members.join(',')}}`, type, errors };
@@ -37,14 +40,14 @@ function audience(to, given, need) {
   if (to === 'everyone') return '"everyone"';
   if (to === 'topic') {
     const topic = given('topic').trim();
-    need('topic', TOPIC.test(topic), 'Up to eight words joined by “/”, of letters, digits, dots, underscores and hyphens.');
+    need('topic', isTopic(topic), t('publish.error.topic'));
     return JSON.stringify({ topic });
   }
-  const users = given('users').split(/[\s,;]+/).filter(Boolean);
-  const wrong = users.find((name) => !NAME.test(name));
-  need('users', users.length > 0, 'Name at least one user.');
-  need('users', users.length <= MAX_USERS, `At most ${MAX_USERS} users.`);
-  need('users', wrong === undefined, `“${wrong}” cannot be a user’s name.`);
+  const users = given('users').split(',').map((name) => name.trim()).filter(Boolean);
+  const wrong = users.find((name) => !isName(name));
+  need('users', users.length > 0, t('publish.error.no_user'));
+  need('users', users.length <= MAX_USERS, t('publish.error.users', { most: MAX_USERS }));
+  need('users', wrong === undefined, t('publish.error.user', { name: wrong }));
   return JSON.stringify(users.length === 1 ? { user: users[0] } : { users });
 }
 
@@ -53,11 +56,11 @@ function audience(to, given, need) {
 function data(kind, given, need) {
   const [title, message] = [given('title').trim(), given('message').trim()];
   if (kind === 'message') {
-    need('message', message, 'A message needs a text.');
+    need('message', message, t('publish.error.no_text'));
     return JSON.stringify({ text: message });
   }
   if (kind) {
-    need('title', title, 'It needs a title.');
+    need('title', title, t('publish.error.no_title'));
     const level = kind === 'system' ? undefined : given('level');
     return JSON.stringify({ title, message: message || undefined, level });
   }
@@ -65,7 +68,7 @@ function data(kind, given, need) {
   try {
     if (json) JSON.parse(json);
   } catch (error) {
-    need('data', false, `This is not JSON: ${error.message}.`);
+    need('data', false, t('publish.error.json', { message: error.message }));
   }
   // As it was typed, with every digit.
   return json || 'null';

@@ -1,13 +1,16 @@
-// One entry of the list. What publishers wrote goes through textContent, never through markup.
+// One entry of the list. What publishers wrote is set as text, never as markup.
 
 import { pretty } from './json.js';
-import { wordsOf } from './words.js';
+import { summaryOf } from './summary.js';
+import { t } from './texts.js';
+
+const TO = { you: t('inbox.entry.to_you'), everyone: t('inbox.entry.to_everyone') };
 
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const short = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 const long = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'long' });
 
-/** An entry on the page: what the scripts need to know of it, and its element. */
+/** An entry on the page: its element, and what the scripts need to know of the event. */
 export class Entry {
   /** Whether the server no longer lists it: it goes when it is closed. */
   hasLeft = false;
@@ -38,7 +41,7 @@ export class Entry {
   static of(event, data, blank) {
     const element = blank.content.firstElementChild.cloneNode(true);
     const part = (name) => element.querySelector(name);
-    const { headline, text, level } = wordsOf(event.type, data);
+    const { headline, text, level } = summaryOf(event.type, data);
     element.dataset.id = event.id;
     element.dataset.position = event.position;
     element.dataset.priority = event.priority;
@@ -51,7 +54,7 @@ export class Entry {
     part('.level').hidden = !level;
     part('.type').textContent = event.type;
     part('.type').hidden = headline === event.type;
-    part('.to').textContent = event.to === 'topic' ? event.topic : `to ${event.to}`;
+    part('.to').textContent = event.to === 'topic' ? event.topic : TO[event.to];
     part('.created').dateTime = event.created_at;
     part('.expiry').hidden = !event.expires_at;
     if (event.expires_at) {
@@ -77,8 +80,9 @@ export class Entry {
 
   set isRead(read) {
     this.element.classList.toggle('is-read', read);
-    this.element.querySelector('.state').textContent = read ? '' : 'unread';
-    this.element.querySelector('.toggle-read').textContent = read ? 'Mark as unread' : 'Mark as read';
+    this.element.querySelector('.state').textContent = read ? '' : t('inbox.entry.unread');
+    const button = this.element.querySelector('.toggle-read');
+    button.textContent = read ? t('inbox.entry.mark_unread') : t('inbox.entry.mark_read');
   }
 
   /** All of the data is on the page only while somebody looks at it. */

@@ -2,17 +2,17 @@
 
 import { call, SignedOut } from './api.js';
 import { connect } from './carillon.js';
-import { account, by, notice, randomName, showState, signIn, Tail, Teller } from './example.js';
+import { account, Announcer, by, notice, randomName, showState, signIn, t, Tail } from './example.js';
 import { Presence } from './presence.js';
 
-/** What is said further back leaves the page. */
+/** The most messages on the page. */
 const MOST = 500;
 const NAMES_SHOWN = 20;
 const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
-const teller = new Teller('new messages');
+const announcer = new Announcer(by('say'), (count) => t('chat.new_messages', { count }));
 const presence = new Presence();
-/** Messages that were not yet heard of from the server, in the order they were written. */
+/** The user's own messages that the stream has not yet brought, in the order they were written. */
 const pending = new Set();
 const shown = new Map();
 let isPast = true;
@@ -26,11 +26,11 @@ carillon.on('event', (event) => {
   if (event.topic !== topic || shown.has(event.id)) return;
   const { from, text } = event.data ?? {};
   if (typeof from !== 'string' || typeof text !== 'string') return;
-  // It may come before the answer to its sending, which would tell its id.
+  // The stream may be faster than the answer to the request, which has the id.
   const own = [...pending].find((one) => one.id === event.id || (!one.id && from === account && text === one.text));
   if (own) return arrived(own, event);
-  tail.add(1, () => place(messageOf(from, text, event), event));
-  if (!isPast) teller.tell(`${from}: ${text}`);
+  tail.add(1, () => insert(messageOf(from, text, event), event));
+  if (!isPast) announcer.arrived(`${from}: ${text}`);
 });
 
 carillon.on('history', () => {
@@ -46,8 +46,9 @@ carillon.on('retract', ({ position }) => {
 for (const name of ['presence', 'join', 'leave']) {
   carillon.on(name, (frame) => {
     presence.apply(name, frame);
-    if (frame.user) by('quiet').textContent = `${frame.user} ${name === 'join' ? 'came in' : 'left'}`;
-    const [{ users, count } = { users: [], count: 0 }] = presence.told();
+    const { user } = frame;
+    if (user) by('quiet').textContent = name === 'join' ? t('chat.joined', { user }) : t('chat.left', { user });
+    const [{ users, count } = { users: [], count: 0 }] = presence.all();
     by('count').textContent = count;
     by('people').textContent = users.sort().slice(0, NAMES_SHOWN).join(', ') + (count > NAMES_SHOWN ? ', …' : '');
   });
@@ -60,7 +61,7 @@ by('write').addEventListener('submit', (submitted) => {
   const text = by('text').value.trim();
   if (!text) return;
   by('text').value = '';
-  // With the same key, trying again never says it twice.
+  // With the same key, trying again never publishes it twice.
   const message = { text, key: randomName(), id: null, item: messageOf(account, text) };
   pending.add(message);
   message.item.querySelector('.retry').addEventListener('click', () => send(message));
@@ -70,7 +71,7 @@ by('write').addEventListener('submit', (submitted) => {
 });
 
 async function send(message) {
-  mark(message, 'sending…', false);
+  mark(message, t('chat.sending'), false);
   try {
     const event = { type: 'message', to: { topic }, data: { from: account, text: message.text } };
     const { id } = await call('/events', { method: 'POST', body: event, key: message.key });
@@ -81,8 +82,8 @@ async function send(message) {
   } catch (error) {
     if (error instanceof SignedOut) return signIn();
     if (!pending.has(message)) return;
-    mark(message, 'not sent', true);
-    notice(error.status ? `That was not sent: ${error.message}.` : 'The server cannot be reached at the moment.');
+    mark(message, t('chat.not_sent'), true);
+    notice(error.status ? t('chat.refused', { message: error.message }) : t('server.unreachable'));
   }
 }
 
@@ -97,10 +98,10 @@ function arrived(message, event) {
   message.id = event.id;
   mark(message, '', false);
   date(message.item, event);
-  tail.add(0, () => place(message.item, event));
+  tail.add(0, () => insert(message.item, event));
 }
 
-// Not before there is somebody to take it: the browser would load the page anew.
+// Only now that a script takes the form: without one the browser would load the page anew.
 by('send').disabled = false;
 
 // Showing. What others wrote is only ever text.
@@ -120,7 +121,7 @@ function date(item, { created_at: at }) {
 }
 
 /** In the order of the log, which is the same for everybody; what is still being sent stays below. */
-function place(item, { id, position }) {
+function insert(item, { id, position }) {
   item.dataset.position = position;
   shown.set(id, item);
   const [first] = pending;

@@ -1,13 +1,13 @@
-// A log that grows: what comes is put on the page ten times a second at most, and what is old leaves it.
+// A log that grows: new lines are put on the page ten times a second at most, and the oldest leave it.
 
 import { connect } from './carillon.js';
-import { account, by, showState, Tail, Teller } from './example.js';
+import { account, Announcer, by, showState, t, Tail } from './example.js';
 
 const MOST = 1_000;
 const GATHER = 100;
 const { topic } = by('example').dataset;
 const tail = new Tail(by('scroll'), by('newer'));
-const teller = new Teller('new lines');
+const announcer = new Announcer(by('say'), (count) => t('log.new_lines', { count }));
 /** Lines on their way to the page; more than fit there are not kept. */
 let waiting = [];
 let timer = null;
@@ -22,7 +22,7 @@ carillon.on('event', (event) => {
   if (waiting.length > MOST) waiting.shift();
   if (isPaused) {
     sincePause += 1;
-    by('pause').textContent = `Go on: ${sincePause} new`;
+    by('pause').textContent = t('log.resume_new', { count: sincePause });
   } else {
     timer ??= setTimeout(flush, GATHER);
   }
@@ -39,7 +39,7 @@ function flush() {
     while (by('lines').childElementCount > MOST) by('lines').firstElementChild.remove();
   });
   by('empty').hidden = by('lines').childElementCount > 0;
-  if (count > 0) teller.tell(items.findLast((item) => !item.hidden).lastElementChild.textContent);
+  if (count > 0) announcer.arrived(items.findLast((item) => !item.hidden).lastElementChild.textContent);
 }
 
 /** What a publisher wrote is only ever text. */
@@ -65,6 +65,6 @@ by('filter').addEventListener('input', () => {
 by('pause').addEventListener('click', () => {
   isPaused = !isPaused;
   sincePause = 0;
-  by('pause').textContent = isPaused ? 'Go on' : 'Pause';
+  by('pause').textContent = isPaused ? t('log.resume') : t('log.pause');
   if (!isPaused) flush();
 });

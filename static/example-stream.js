@@ -1,7 +1,7 @@
-// The bytes of a stream, frame by frame. A page uses EventSource, or /static/carillon.js, and sees none of this; here
-// it is read as any other answer.
+// The bytes of a stream, frame by frame. A page with EventSource or /static/carillon.js sees none of this; here it is read
+// like any other answer.
 
-import { by, notice, showState, signIn } from './example.js';
+import { by, notice, showState, signIn, t } from './example.js';
 
 const MOST = 300;
 /** What of one frame is shown, in characters. */
@@ -13,13 +13,13 @@ let connection = null;
 async function connect() {
   connection = new AbortController();
   const { signal } = connection;
-  by('connect').textContent = 'Disconnect';
+  by('connect').textContent = t('stream.disconnect');
   notice('');
   showState('connecting');
   try {
     const answer = await fetch(address, { signal });
     if (answer.status === 401) return signIn();
-    if (!answer.ok) return notice(`${answer.status}: ${(await answer.json()).detail}.`);
+    if (!answer.ok) return notice(t('stream.refused', { status: answer.status, message: (await answer.json()).detail }));
     showState('live');
     const pieces = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
@@ -29,12 +29,12 @@ async function connect() {
       text = frames.pop();
       frames.forEach(show);
     }
-    notice('The server has ended the stream. An EventSource would come back with the last id.');
+    notice(t('stream.ended'));
   } catch {
-    if (!signal.aborted) notice('The connection broke.');
+    if (!signal.aborted) notice(t('stream.broke'));
   } finally {
     connection = null;
-    by('connect').textContent = 'Connect';
+    by('connect').textContent = t('stream.connect');
     showState('not connected');
   }
 }
@@ -46,7 +46,7 @@ function show(frame) {
   time.textContent = new Date().toLocaleTimeString();
   // What publishers wrote is only ever text.
   const rest = frame.length - LONGEST;
-  text.textContent = rest > 0 ? `${frame.slice(0, LONGEST)}… and ${rest} more` : frame;
+  text.textContent = rest > 0 ? t('stream.cut', { text: frame.slice(0, LONGEST), count: rest }) : frame;
   item.append(time, text);
   by('frames').append(item);
   if (by('frames').childElementCount > MOST) by('frames').firstElementChild.remove();

@@ -1,40 +1,24 @@
-// What the examples share, so that each shows only what is its own.
+// What the examples share, so that each shows only its own part.
 
+export { Announcer } from './announce.js';
 export { account, by, notice, signIn } from './page.js';
+export { t } from './texts.js';
 import { by, notice, showState as showInBar, signIn } from './page.js';
+import { t } from './texts.js';
 
-/** Shows a stream's state in the bar, and what to do about it where it ends. */
+/** Shows a stream's state in the bar, and what follows from a final one. */
 export function showState(state, since) {
   showInBar(state, since);
   if (state === 'signed out') signIn();
-  if (state === 'refused') notice('Your account may not listen here.');
+  if (state === 'refused') notice(t('example.not_permitted'));
 }
 
-/** A name nobody else uses. (`crypto.randomUUID` is there only with https, or on localhost.) */
+/** A name that is unique. (There is `crypto.randomUUID` only with https, or on localhost.) */
 export function randomName() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** Tells a screen reader what came: a sentence for one, their number for many. */
-export class Teller {
-  #waiting = [];
-
-  constructor(many) {
-    this.many = many;
-  }
-
-  tell(sentence) {
-    this.#waiting.push(sentence);
-    if (this.#waiting.length > 1) return void (this.#waiting[0] = null);
-    setTimeout(() => {
-      const [first] = this.#waiting;
-      by('say').textContent = first ?? `${this.#waiting.length} ${this.many}`;
-      this.#waiting = [];
-    }, 1_000);
-  }
-}
-
-/** A list in a box that shows its end, unless somebody reads further up: then it counts what is new. */
+/** A list in a box that is scrolled to its end, unless the reader has scrolled up: then it counts what is new. */
 export class Tail {
   #unseen = 0;
 
@@ -55,7 +39,7 @@ export class Tail {
     work();
     if (follows) return this.show();
     this.#unseen += count;
-    this.button.textContent = `${this.#unseen} new`;
+    this.button.textContent = t('example.new', { count: this.#unseen });
     this.button.hidden = this.#unseen === 0;
   }
 

@@ -1,4 +1,4 @@
-// What of the inbox the page shows, as its address says.
+// The filter of the inbox, as the page's address gives it.
 
 const PRIORITIES = ['low', 'normal', 'high', 'urgent'];
 const NAMES = ['type', 'min_priority', 'unread', 'topic', 'q'];
@@ -25,17 +25,17 @@ export class Filter {
     return `/inbox?${query}`;
   }
 
-  /** The address of the page that begins with this entry, if it is there. */
+  /** The address of a page of one that holds this entry, if the inbox still has it. */
   at({ priority, position }) {
-    return `/inbox?${this.#heard([['limit', 1], ['after', `${priority}-${position + 1}`]])}`;
+    return `/inbox?${this.#listening([['limit', 1], ['after', `${priority}-${position + 1}`]])}`;
   }
 
   /** The address of the counts of all that the page listens to. */
   get counts() {
-    return `/inbox/counts?${this.#heard([])}`;
+    return `/inbox/counts?${this.#listening([])}`;
   }
 
-  #heard(more) {
+  #listening(more) {
     return new URLSearchParams([...this.topics.map((topic) => ['topic', topic]), ...more]);
   }
 
@@ -48,7 +48,7 @@ export class Filter {
   }
 }
 
-/** The form makes addresses without what is not asked for. */
+/** Leaves empty fields out of the address that the form makes. */
 export function tidy(form) {
   form.addEventListener('formdata', ({ formData }) => {
     for (const [name, value] of [...formData]) if (!value) formData.delete(name);

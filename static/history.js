@@ -1,5 +1,5 @@
-// What came before a page: read from the inbox, and told as if it came now. A stream then goes on from exactly there,
-// also one that other tabs share and that has long begun.
+// The events before a page was opened, read from the inbox. A stream then goes on from exactly there, also one that is
+// shared by other tabs and began long ago.
 
 import { ask, FIRST_PAUSE, LONGEST_PAUSE, nearly } from './source.js';
 

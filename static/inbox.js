@@ -1,7 +1,7 @@
-// The inbox page: the list the server rendered, kept true by the stream.
+// The inbox page: the list that the server rendered, kept up to date by the stream.
 
 import { call, serverNow, SignedOut } from './api.js';
-import { Announcer } from './announce.js';
+import { Announcer, UrgentAnnouncer } from './announce.js';
 import { Arrivals, nextFrame } from './arrivals.js';
 import { Badge } from './badge.js';
 import { connect } from './carillon.js';
@@ -9,22 +9,40 @@ import { Filter, tidy } from './filter.js';
 import { members } from './json.js';
 import { EntryList } from './list.js';
 import { account, by, notice, showState, signIn } from './page.js';
+import { summaryOf } from './summary.js';
 import { Sync } from './sync.js';
+import { t } from './texts.js';
 import { Undo } from './undo.js';
-import { wordsOf } from './words.js';
 
-const NAMES = { notification: 'A notification', alert: 'An alert', message: 'A message', system: 'A system notice' };
+/** What remains of an entry that was taken back or has expired, by its type. */
+const RETRACTED = {
+  notification: t('inbox.retracted.notification'),
+  alert: t('inbox.retracted.alert'),
+  message: t('inbox.retracted.message'),
+  system: t('inbox.retracted.system'),
+  other: t('inbox.retracted'),
+};
+const EXPIRED = {
+  notification: t('inbox.expired.notification'),
+  alert: t('inbox.expired.alert'),
+  message: t('inbox.expired.message'),
+  system: t('inbox.expired.system'),
+  other: t('inbox.expired'),
+};
 
-/** What comes this long after the last is a single event, and not part of many. */
+/** Priorities that interrupt a screen reader. */
+const URGENT = ['high', 'urgent'];
+/** An entry shown so many milliseconds after the last one is highlighted; in a burst none is. */
 const CALM = 1_000;
 
 const page = by('inbox');
 const filter = new Filter(location.search);
 const list = new EntryList(by('entries'), by('blank'));
-const announcer = new Announcer();
+const announcer = new Announcer(by('say-polite'), (count) => t('inbox.arrived_several', { count }));
+const urgent = new UrgentAnnouncer(by('say-now'), (count) => t('inbox.arrived_several_urgent', { count }));
 const badge = new Badge();
 const undo = new Undo(by('toast'));
-// All of it, whatever is shown: the number counts it, and pages with other filters share the connection.
+// Listens to all, whatever the filter: all unread are counted, and pages with other filters share the connection.
 const carillon = connect({ account, cursor: page.dataset.cursor, topics: filter.topics });
 const sync = new Sync(list, filter, page.dataset.next || null, {
   counts: showCounts,
@@ -36,7 +54,7 @@ const sync = new Sync(list, filter, page.dataset.next || null, {
 });
 const arrivals = new Arrivals(list, by('top'), by('fresh'), {
   shown: (entries) => {
-    // Under load it would be nothing but flicker.
+    // Under load it would only flicker.
     if (performance.now() - lastShown > CALM) entries.forEach((entry) => entry.element.classList.add('is-new'));
     lastShown = performance.now();
     show();
@@ -82,7 +100,7 @@ function signOut() {
   signIn();
 }
 
-/** Does something that needs the server, and says so when it fails. True if it worked. */
+/** Does something that needs the server, and shows its failure. Returns whether it worked. */
 async function attempt(work) {
   try {
     await work();
@@ -90,19 +108,22 @@ async function attempt(work) {
     return true;
   } catch (error) {
     if (error instanceof SignedOut) signOut();
-    else notice(error.status ? `That did not work: ${error.message}.` : 'The server cannot be reached at the moment.');
+    else if (error.status) notice(t('server.refused', { message: error.message }));
+    else notice(t('server.unreachable'));
     return false;
   }
 }
 
-// What the stream says
+// Frames of the stream
 
 function arrive(event) {
   if (list.byId(event.id) || arrivals.has(event)) return;
   count(1);
   const data = members(event.source).get('data');
   if (!filter.admits(event, data)) return;
-  announcer.arrived(event, wordsOf(event.type, data).headline);
+  const { headline } = summaryOf(event.type, data);
+  if (URGENT.includes(event.priority)) urgent.arrived(t('inbox.arrived_urgent', { priority: event.priority, headline }));
+  else announcer.arrived(t('inbox.arrived', { headline }));
   arrivals.add(event, data);
 }
 
@@ -112,19 +133,19 @@ function setRead(entry, read) {
   if (read && filter.unreadOnly) leave(entry);
 }
 
-/** The list holds it no more; while somebody has it open, it stays. */
+/** Removes an entry that the server no longer lists; while it is open, it stays. */
 function leave(entry) {
   if (entry.isOpen) entry.hasLeft = true;
   else list.remove(entry);
   show();
 }
 
-/** It is no more, for everyone. */
-function end(position, what) {
+/** An event has ended for everyone. */
+function end(position, texts) {
   const entry = list.byPosition(position);
   if (entry) {
     if (!entry.isRead) count(-1);
-    list.end(entry, `${NAMES[entry.type] ?? 'An entry'} ${what}`);
+    list.end(entry, texts[entry.type] ?? texts.other);
     show();
   } else if (arrivals.at(position)) {
     arrivals.drop(position);
@@ -145,7 +166,7 @@ function readElsewhere({ position, read, up_to: upTo }) {
     setRead(entry, read);
     if (read) recheck(entry);
   } else if (arrivals.at(position)) {
-    // It waits to be shown: how it stands, the list says.
+    // It waits to be shown: the list, read again, says whether it is read.
     arrivals.drop(position);
     sync.refreshSoon();
   } else if (filter.unreadOnly && !read) {
@@ -157,9 +178,9 @@ function readElsewhere({ position, read, up_to: upTo }) {
 
 carillon.on('event', (event) => sync.apply(() => arrive(event)));
 carillon.on('read', (what) => sync.apply(() => readElsewhere(what)));
-carillon.on('retract', ({ position }) => sync.apply(() => end(position, 'was taken back')));
-carillon.on('expire', ({ position }) => sync.apply(() => end(position, 'has ended')));
-// Does not wait for a list that is being read: it counts no more.
+carillon.on('retract', ({ position }) => sync.apply(() => end(position, RETRACTED)));
+carillon.on('expire', ({ position }) => sync.apply(() => end(position, EXPIRED)));
+// Not through `sync.apply`: a list that is being read is outdated.
 carillon.on('reset', () => sync.refresh(true));
 
 let wasLive = false;
@@ -167,7 +188,7 @@ carillon.on('state', ({ state, since }) => {
   showState(state, since);
   if (state === 'signed out') signOut();
   if (state !== 'live') return;
-  // What others read or took back in between is not repeated by the stream. Spread out: many come back at once.
+  // Notices of what was read or taken back meanwhile are not repeated. Spread out: many pages come back at once.
   if (wasLive) sync.refreshSoon();
   wasLive = true;
 });
@@ -193,7 +214,7 @@ async function mark(entry, read) {
   const worked = await attempt(() => call(`/inbox/${id}/read`, { method: read ? 'PUT' : 'DELETE' }));
   marking.delete(id);
   if (!worked) return;
-  if (read) undo.offer('Marked as read', () => mark(entry, false));
+  if (read) undo.offer(t('inbox.marked_read'), () => mark(entry, false));
   if (list.byId(id) !== entry) return read || sync.refresh();
   entry.hasLeft &&= read;
   setRead(entry, read);
@@ -224,7 +245,7 @@ by('read-all')?.addEventListener('click', async () => {
     ({ number } = await call('/inbox/read-up-to', { method: 'POST', body: { position } }));
   });
   if (!worked) return;
-  undo.offer('All are marked as read', async () => {
+  undo.offer(t('inbox.marked_all'), async () => {
     await attempt(() => call(`/inbox/read-up-to/${number}`, { method: 'DELETE' }));
     sync.refresh();
   });
@@ -243,9 +264,9 @@ async function loadOlder(byHand) {
   older.ariaBusy = 'true';
   const added = await sync.older(byHand);
   older.ariaBusy = null;
-  if (byHand) announcer.say(`${added.length} older entries`);
+  if (byHand) announcer.say(t('inbox.older_added', { count: added.length }));
   if (byHand && older.matches(':focus') && sync.next === null) added[0]?.focus();
-  // It tells only of changes: if the end is still in view, more is wanted.
+  // It reports only changes: if the end is still in view, more is wanted.
   nextFrame(() => {
     nearTheEnd.unobserve(older);
     nearTheEnd.observe(older);
@@ -262,7 +283,7 @@ tidy(by('filter'));
 setInterval(() => {
   const now = serverNow();
   const ended = now === null ? [] : list.entries().filter((entry) => entry.hasExpired(now));
-  ended.forEach((entry) => end(entry.position, 'has ended'));
+  ended.forEach((entry) => end(entry.position, EXPIRED));
 }, 1_000);
 
 show();

@@ -1,4 +1,4 @@
-// The entries on the page: newest first, each once, and never more than fit.
+// The entries on the page: newest first, each once, a bounded number.
 
 import { Entry } from './entry.js';
 
@@ -60,10 +60,10 @@ export class EntryList {
     return this.#byId.get(element.closest('.entry')?.dataset.id);
   }
 
-  /** Puts an event in its place. The new entry, or null if it is there already or older than what fits. */
+  /** Inserts an event in order. Returns the new entry, or null if it is there already or older than what fits. */
   add(event, data) {
     if (this.#byId.has(event.id)) return null;
-    // Urgent ones overtake others in a backlog, so the top is not always the place.
+    // Urgent events overtake others in a backlog, so a new one does not always belong at the top.
     let before = this.element.firstElementChild;
     while (before && Number(before.dataset.position) > event.position) before = before.nextElementSibling;
     if (!before && this.isFull) {
@@ -78,13 +78,13 @@ export class EntryList {
   }
 
   remove(entry) {
-    // Whoever was on it goes on to its neighbour instead of back to the top of the page.
+    // The focus moves to its neighbour instead of back to the top of the page.
     if (entry.element.contains(document.activeElement)) this.#focusBeside(entry.element);
     entry.element.remove();
     this.#forget(entry);
   }
 
-  /** Puts a quiet line in the entry's place, as high as it was: what is read below it stays where it is. */
+  /** Replaces an entry that ended with a line as high as it was, so that nothing below it moves. */
   end(entry, what) {
     const trace = document.createElement('li');
     trace.className = 'trace';
@@ -99,7 +99,7 @@ export class EntryList {
     const traces = this.element.querySelectorAll('.trace');
     if (traces.length > MAX_TRACES) this.#erase([...traces].find((other) => other !== trace));
     const fade = () => {
-      // Not under somebody's eyes.
+      // Not while somebody reads: it would move what is open.
       if (this.element.querySelector('.entry > details[open]') && trace.isConnected) setTimeout(fade, 1_000);
       else this.#erase(trace);
     };

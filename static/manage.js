@@ -1,25 +1,26 @@
-// What the pages that manage accounts share: asking before something ends, secrets shown once, and what came of it.
+// What the account and cluster pages share: dialogs, forms sent by script, lists whose rows can be ended.
 
 import { call, SignedOut } from './api.js';
 import { by, signIn } from './page.js';
+import { t } from './texts.js';
 
-/** How long it is said what came of something. */
-const SAID_FOR = 10_000;
-let unsay = null;
+/** How long a result is shown, in milliseconds. */
+const SHOWN_FOR = 10_000;
+let hiding = null;
 
-/** Says what came of it, to the eye and to a screen reader. */
+/** Shows the result of an action; a screen reader reads it out. */
 export function say(text, isBad = false) {
   by('result').textContent = text;
   by('result').classList.toggle('is-bad', isBad);
-  clearTimeout(unsay);
-  unsay = setTimeout(() => (by('result').textContent = ''), SAID_FOR);
+  clearTimeout(hiding);
+  hiding = setTimeout(() => (by('result').textContent = ''), SHOWN_FOR);
 }
 
 function explain(error) {
-  if (!error.status) return 'The server cannot be reached at the moment. Try again.';
-  if (error.status === 404) return 'That is gone already. Reload the page to see what is there.';
-  if (error.status === 429) return 'Too many attempts. Wait a minute and try again.';
-  return `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+  if (!error.status) return t('server.unreachable.again');
+  if (error.status === 404) return t('server.gone');
+  if (error.status === 429) return t('server.too_many');
+  return t('server.message', { message: `${error.message[0].toUpperCase()}${error.message.slice(1)}` });
 }
 
 /** Does something that needs the server while `button` waits; true if it worked. */
@@ -37,10 +38,11 @@ export async function attempt(button, work, failed = (error) => say(explain(erro
   }
 }
 
-/** Has a form sent by script: `send` gets its fields, and mistakes are told at the field. `nouns` name the fields. */
-export function onSubmit(form, nouns, send) {
+/** Sends a form by script: `send` gets its fields and `showError(field, text)`. `names` are the fields' names for errors
+ *  of the server. */
+export function onSubmit(form, names, send) {
   const error = form.querySelector('.error');
-  const tell = (field, text) => {
+  const showError = (field, text) => {
     error.textContent = text;
     const input = form.elements[field];
     if (!(input instanceof HTMLElement)) return;
@@ -51,10 +53,10 @@ export function onSubmit(form, nouns, send) {
     event.preventDefault();
     error.textContent = '';
     form.querySelectorAll('[aria-invalid]').forEach((input) => input.removeAttribute('aria-invalid'));
-    await attempt(form.querySelector('button.primary'), () => send(form.elements, tell), (refused) => {
+    await attempt(form.querySelector('button.primary'), () => send(form.elements, showError), (refused) => {
       const { field } = refused;
       const message = refused.message.replace(`${field}: `, '');
-      tell(field, nouns[field] ? `${nouns[field]} ${message}.` : explain(refused));
+      showError(field, names[field] ? t('server.field', { field: names[field], message }) : explain(refused));
     });
   });
 }
@@ -81,12 +83,12 @@ export function showSecret(title, secret) {
 
 async function copy() {
   try {
-    // Only there where the connection is a secure one.
+    // There is a clipboard only with https, or on localhost.
     await navigator.clipboard.writeText(by('secret-text').textContent);
-    by('copied').textContent = 'Copied.';
+    by('copied').textContent = t('secret.copied');
   } catch {
     getSelection().selectAllChildren(by('secret-text'));
-    by('copied').textContent = 'It is selected: copy it with the keyboard or the menu.';
+    by('copied').textContent = t('secret.selected');
   }
 }
 
@@ -95,7 +97,7 @@ by('secret').addEventListener('close', () => {
   by('secret-text').textContent = '';
 });
 
-/** Times as they are where the reader is. */
+/** Shows times in the reader's time zone and form. */
 export function localTimes(root) {
   for (const time of root.querySelectorAll('time')) {
     const at = new Date(time.dateTime);
@@ -120,7 +122,7 @@ export function newRow(blank, id, texts) {
   return row;
 }
 
-/** Takes a row away; the keyboard goes on where it was. */
+/** Removes a row; the focus moves to its neighbour. */
 export function removeRow(row) {
   const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector('button');
   const heading = row.closest('section').querySelector('h2');
@@ -128,7 +130,7 @@ export function removeRow(row) {
   (next ?? heading).focus();
 }
 
-/** Has the buttons of a list that end something ask first, then do it. */
+/** The `end` buttons of a list ask `question(row)` first, then delete `path(row)` and call `ended(row)`. */
 export function onEnd(list, question, path, ended) {
   list.addEventListener('click', async ({ target }) => {
     const button = target.closest('button.end');

@@ -1,23 +1,36 @@
-// What all pages share: whose they are, what they say about themselves, and where they lead who is not signed in.
+// What the scripts of all pages share: the account, the connection's state, the notice, the way to the sign-in page.
+
+import { t } from './texts.js';
 
 export const by = (id) => document.getElementById(id);
 
-/** Whose page this is. */
+/** The name of the user who is signed in on this page. */
 export const { account } = document.querySelector('.bar').dataset;
 
-/** Shows in the bar how the page's live connection is. */
+const STATES = {
+  connecting: t('state.connecting'),
+  'catching up': t('state.catching_up'),
+  live: t('state.live'),
+  paused: t('state.paused'),
+  refused: t('state.refused'),
+  'signed out': t('state.signed_out'),
+  'not permitted': t('state.not_permitted'),
+  'not connected': t('state.not_connected'),
+};
+
+/** Shows the state of the page's live connection in the bar. */
 export function showState(state, since) {
   by('pill').dataset.state = state;
-  by('pill').textContent = state === 'offline' ? `offline since ${since.toLocaleTimeString()}` : state;
+  by('pill').textContent = state === 'offline' ? t('state.offline', { time: since.toLocaleTimeString() }) : STATES[state];
 }
 
-/** Tells what went wrong, until it is told that nothing is. */
+/** Shows what went wrong; an empty text hides it. */
 export function notice(text) {
   by('notice').textContent = text;
   by('notice').hidden = !text;
 }
 
-/** Leads to the sign-in page, and from there back. */
+/** Goes to the sign-in page, which leads back here. */
 export function signIn() {
   location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
 }

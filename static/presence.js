@@ -1,6 +1,6 @@
-// Who is there, by topic: what the stream told first, and who came and went since.
+// Who listens to each topic: the users of the last `presence` frame, and who joined and left since.
 
-/** The most names kept of one topic; the number is told all the same. */
+/** The most names kept of one topic; all are counted. */
 const MAX_NAMES = 1_000;
 
 export class Presence {
@@ -14,15 +14,15 @@ export class Presence {
     }
     const there = this.#topics.get(topic);
     if (!there || (name === 'join' && there.users.has(user))) return;
-    // Of very many not all are named: somebody without a name here may leave, too.
+    // Beyond the limit users have no name here, but may leave, too.
     const change = name === 'join' ? 1 : -1;
     if (name === 'leave') there.users.delete(user);
     else if (there.users.size < MAX_NAMES) there.users.add(user);
     there.count = Math.max(there.users.size, there.count + change);
   }
 
-  /** For each topic what a frame `presence` would tell now. */
-  told() {
+  /** For each topic what a `presence` frame would hold now. */
+  all() {
     return [...this.#topics].map(([topic, { users, count }]) => ({ topic, users: [...users], count }));
   }
 }

@@ -1,14 +1,15 @@
-// The page to publish with: what would be sent is shown while it is written, and is sent once.
+// The publish page: shows what would be sent while it is written, and sends it once.
 
 import { call, SignedOut } from './api.js';
 import { curl, draft } from './draft.js';
 import { pretty } from './json.js';
 import { by, signIn } from './page.js';
+import { t } from './texts.js';
 
 /** A second click on the button this soon after the answer belongs to the first. */
 const SAME_CLICK = 1_000;
 const MAX_RECEIPTS = 10;
-/** What the server calls a field, where the form has another name for it. */
+/** The form's names of the server's fields, where they differ. */
 const FIELDS = { 'to.user': 'users', 'to.users': 'users', 'to.topic': 'topic' };
 
 const form = by('publish');
@@ -33,30 +34,31 @@ function show() {
     form.elements[`${name}_amount`].hidden = !isAfter;
     form.elements[`${name}_unit`].hidden = !isAfter;
   }
-  form.querySelector('[data-label=message]').textContent = kind === 'message' ? 'Text' : 'Message';
+  form.querySelector('[data-label=message]').textContent = kind === 'message' ? t('publish.text') : t('publish.message');
   const { json, errors } = draft(form);
   by('json').textContent = errors.has('data') ? json : pretty(json);
   by('curl').textContent = curl(location.origin, key, json);
   return errors;
 }
 
-/** Puts a sentence at a field, or takes it away. */
-function mark(name, sentence) {
-  const place = by(`${name}-error`);
-  place.textContent = sentence;
-  place.hidden = !sentence;
+/** Shows an error at a field; an empty sentence removes it. */
+function showError(name, sentence) {
+  const error = by(`${name}-error`);
+  error.textContent = sentence;
+  error.hidden = !sentence;
   const input = form.elements[name];
   if (sentence) input?.setAttribute?.('aria-invalid', 'true');
   else input?.removeAttribute?.('aria-invalid');
 }
 
-function places() {
-  return [...form.querySelectorAll('[data-for]')].map((place) => place.dataset.for);
+/** The fields that can show an error, in the form's order. */
+function fieldNames() {
+  return [...form.querySelectorAll('[data-for]')].map((error) => error.dataset.for);
 }
 
-function tell(errors) {
-  for (const name of places()) mark(name, errors.get(name) ?? '');
-  const first = places().find((name) => errors.has(name));
+function showErrors(errors) {
+  for (const name of fieldNames()) showError(name, errors.get(name) ?? '');
+  const first = fieldNames().find((name) => errors.has(name));
   form.elements[first]?.focus();
 }
 
@@ -76,8 +78,8 @@ form.addEventListener('input', ({ target }) => {
     if (form.elements.level.value === 'info') form.elements.level.value = 'warning';
   }
   const errors = show();
-  // While somebody types, only what was wrong already is said again.
-  for (const name of places()) if (!by(`${name}-error`).hidden) mark(name, errors.get(name) ?? '');
+  // While somebody types, only errors that are shown already are updated.
+  for (const name of fieldNames()) if (!by(`${name}-error`).hidden) showError(name, errors.get(name) ?? '');
   wrong('');
 });
 
@@ -90,7 +92,7 @@ form.addEventListener('submit', async (submission) => {
     show();
   }
   const { json, type, errors } = draft(form);
-  tell(errors);
+  showErrors(errors);
   wrong('');
   if (errors.size > 0) return;
   isBusy = true;
@@ -111,12 +113,12 @@ function failed(error) {
   if (error instanceof SignedOut) return signIn();
   const name = FIELDS[error.field?.replace(/\[\d+\]$/, '')] ?? error.field;
   const sentence = error.message.replace(`${error.field}: `, '');
-  if (error.status && places().includes(name) && !form.elements[name].closest('[hidden]')) {
-    tell(new Map([[name, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`]]));
+  if (error.status && fieldNames().includes(name) && !form.elements[name].closest('[hidden]')) {
+    showErrors(new Map([[name, t('server.message', { message: `${sentence[0].toUpperCase()}${sentence.slice(1)}` })]]));
   } else if (error.status && error.status < 500) {
-    wrong(`That did not work: ${error.message}.`);
+    wrong(t('server.refused', { message: error.message }));
   } else {
-    wrong('Whether this was published is not known. Publish again: unchanged, it comes only once.');
+    wrong(t('publish.error.unknown'));
   }
 }
 
@@ -126,29 +128,29 @@ function published(type, { id, position }) {
   const item = by('receipt').content.firstElementChild.cloneNode(true);
   item.dataset.id = id;
   item.querySelector('.what').textContent = type;
-  item.querySelector('.where').textContent = `position ${position}, id ${id}`;
+  item.querySelector('.where').textContent = t('publish.receipt', { position, id });
   item.querySelector('button').addEventListener('click', () => takeBack(item, id));
   list.prepend(item);
   if (list.children.length > MAX_RECEIPTS) list.lastElementChild.remove();
   by('receipts').hidden = false;
-  by('said').textContent = `Published at position ${position}`;
+  by('said').textContent = t('publish.published', { position });
 }
 
 async function takeBack(item, id) {
   const take = item.querySelector('button');
   if (take.ariaBusy === 'true') return;
   take.ariaBusy = 'true';
-  let said = 'taken back';
+  let said = t('publish.taken_back');
   try {
     await call(`/events/${id}`, { method: 'DELETE' });
   } catch (error) {
     if (error instanceof SignedOut) return failed(error);
     take.ariaBusy = null;
-    if (error.status !== 404) return wrong('It could not be taken back. Try again.');
-    said = 'is gone already';
+    if (error.status !== 404) return wrong(t('publish.not_taken_back'));
+    said = t('publish.gone');
   }
   item.classList.add('is-gone');
-  // Whoever pressed the button finds what became of it in its place.
+  // The result replaces the button, and takes its focus.
   const state = document.createElement('em');
   state.tabIndex = -1;
   state.textContent = said;
@@ -161,10 +163,10 @@ async function takeBack(item, id) {
 by('copy').addEventListener('click', async () => {
   try {
     await navigator.clipboard.writeText(by('curl').textContent);
-    by('copied').textContent = 'Copied';
+    by('copied').textContent = t('publish.copied');
   } catch {
     getSelection().selectAllChildren(by('curl'));
-    by('copied').textContent = 'Selected: copy it with the keyboard';
+    by('copied').textContent = t('publish.selected');
   }
   setTimeout(() => (by('copied').textContent = ''), 5_000);
 });

@@ -1,25 +1,26 @@
 // One stream's life: an EventSource, and another whenever the browser has given up or does not notice that the
 // connection is dead.
 //
-// An EventSource shows neither comments nor frames that hold only an `id:`, so heartbeats cannot be seen with it.
-// The stream is asked to say them aloud (`alive=true`), as events named `carillon.alive`.
+// An EventSource shows neither comments nor frames that hold only an `id:`, so a page cannot see keep-alives. With
+// `alive=true` the server sends them as events named `carillon.alive`.
 
 export const FIRST_PAUSE = 1_000;
 export const LONGEST_PAUSE = 30_000;
 /** The browser tries again by itself, as the server's `retry:` says; so often in a row and no more. */
 const OWN_TRIES = 3;
-/** A connection that lasted this long was a good one: the next trouble starts with a short pause again. */
+/** A connection that was live for so many milliseconds resets the pause before the next attempt. */
 const STEADY = 10_000;
-/** Silence that is too long until the server has said how often it is heard, and afterwards in heartbeats. */
+/** How long a silence ends a connection: before the server has said its interval of keep-alives, and afterwards in
+ *  intervals. */
 const FIRST_SILENCE = 30_000;
-const SILENT_HEARTBEATS = 2.5;
+const SILENT_INTERVALS = 2.5;
 const LEAST_SILENCE = 5_000;
 const TICK = 1_000;
 const ANSWER_WITHIN = 8_000;
 const NAMED = ['reset', 'read', 'retract', 'expire', 'presence', 'join', 'leave', 'alive', 'signout'];
 
 export class Source {
-  /** The raw place of the stream: where another would go on. Null before the first frame. */
+  /** The stream's cursor as text: where another stream would go on. Null before the first frame. */
   cursor;
   state = 'connecting';
   since = new Date();
@@ -44,7 +45,7 @@ export class Source {
   }
 
   start() {
-    // Either way the network is another one now; whether the server can be reached, only trying tells.
+    // Either way the network has changed; whether the server can be reached is known only after trying.
     addEventListener('online', this.#again);
     addEventListener('offline', this.#again);
     this.#ticker = setInterval(() => this.checkSilence(), TICK);
@@ -63,15 +64,15 @@ export class Source {
     return this.#silence;
   }
 
-  /** Begins again at an earlier place. What was seen already comes once more. */
+  /** Begins again at an earlier cursor. What was seen already comes once more. */
   rewind(cursor) {
     this.cursor = cursor;
-    // Also for those who are further: what is not repeated, such as who read what, may have come in between.
-    if (this.state === 'live') this.#tell('catching up');
+    // Also for tabs that are further: notices, such as what was read, may be missed meanwhile and are not repeated.
+    if (this.state === 'live') this.#setState('catching up');
     this.#open();
   }
 
-  /** A connection may be dead without anybody noticing: a machine that slept, a network that is another. */
+  /** Replaces a connection that is silent for too long, such as after the machine slept or changed its network. */
   checkSilence() {
     if (!this.#events || Date.now() - this.#heard < this.#silence) return;
     this.#lost(new Date(this.#heard));
@@ -113,23 +114,23 @@ export class Source {
   }
 
   #alive({ live, heartbeat, retry }) {
-    if (heartbeat > 0) this.#silence = Math.max(LEAST_SILENCE, heartbeat * 1_000 * SILENT_HEARTBEATS);
+    if (heartbeat > 0) this.#silence = Math.max(LEAST_SILENCE, heartbeat * 1_000 * SILENT_INTERVALS);
     if (retry > 0) this.#pause = Math.min(LONGEST_PAUSE, retry * 1_000);
     if (live) {
       this.#liveSince ??= Date.now();
-      this.#tell('live');
+      this.#setState('live');
     } else {
-      this.#tell('catching up');
+      this.#setState('catching up');
     }
   }
 
   #lost(since) {
     if (this.#liveSince !== null && Date.now() - this.#liveSince > STEADY) this.#failures = 0;
     this.#liveSince = null;
-    this.#tell('offline', since);
+    this.#setState('offline', since);
   }
 
-  /** The browser gave up, or tried for long enough: after a pause ask why, and go on unless the session is over. */
+  /** The browser gave up, or tried often enough: after a pause asks why, and begins again unless the session is over. */
   #later() {
     this.#close();
     const longest = Math.min(LONGEST_PAUSE, this.#pause * 2 ** Math.min(this.#failures, 10));
@@ -138,7 +139,7 @@ export class Source {
       if (timer !== this.#timer) return;
       if (ended) return this.#on.ended(ended);
       this.#failures += 1;
-      // An answer is one, whatever it says; without any, a stream has no better chance.
+      // After any answer a stream may work; without one it would fail as well.
       if (status === null) this.#later();
       else this.#open();
     }, nearly(longest));
@@ -152,7 +153,7 @@ export class Source {
     this.#events = null;
   }
 
-  #tell(state, since = new Date()) {
+  #setState(state, since = new Date()) {
     if (state === this.state) return;
     this.state = state;
     this.since = since;
@@ -165,11 +166,11 @@ export function nearly(pause) {
   return pause * (0.5 + Math.random() / 2);
 }
 
-/** What an inbox is asked with that a stream is asked with, too. */
+/** The parameters of a stream that `GET /api/v1/inbox` takes, too. */
 const ASKED = ['account', 'type', 'topic', 'min_priority'];
 
 /**
- * Reads the inbox of whom the stream at `url` is for: `{status, body, ended}`. The status is null without an answer;
+ * Reads the inbox with the filter of the stream at `url`: `{status, body, ended}`. The status is null without an answer;
  * `ended` says that asking again would not help.
  */
 export async function ask(url, limit) {

@@ -1,4 +1,4 @@
-// What the server knows, brought to the page: the newest page of the list anew, older pages, the counts. Frames of the
+// Brings the page up to date with the server: reads the newest page of the list, older pages, the counts. Frames of the
 // stream that come while the list is read are applied on top of it.
 
 import { call, SignedOut } from './api.js';
@@ -6,7 +6,7 @@ import { elements, members } from './json.js';
 import { MAX_ENTRIES } from './list.js';
 
 const CHECK_EVERY = 60_000;
-/** Pages of a search may be empty: so many in a row are asked for without anybody's doing. */
+/** Pages of a search may be empty: after so many in a row the user must ask for more. */
 const MAX_EMPTY_PAGES = 5;
 /** How many checks may be in vain before the next regular one is waited for. */
 const MAX_VAIN = 3;
@@ -33,7 +33,7 @@ export class Sync {
   /** How many frames came, and how many checks in a row were in vain because some did. */
   #frames = 0;
   #vain = 0;
-  /** After a failure nothing is asked for by itself until somebody has. */
+  /** After a failure, older pages are read only when the user asks. */
   #isAutomatic = true;
 
   /** `on`: `counts(counts)`, `newer(event, data)`, `cleared()`, `changed()`, `attempt(work)` and `signedOut()`. */
@@ -50,7 +50,7 @@ export class Sync {
     setTimeout(() => this.#check(), random(0, 2_000));
   }
 
-  /** Does what a frame asks for, now or after the list that is being read. */
+  /** Applies a frame, now or after the list that is being read. */
   apply(work) {
     this.#frames += 1;
     if (this.#held === null) return work();
@@ -62,7 +62,7 @@ export class Sync {
     }
   }
 
-  /** Reads the newest page and makes the list agree with it; `replace`: nothing shown so far counts any more. */
+  /** Reads the newest page and makes the list agree with it; `replace`: what is shown so far is discarded. */
   async refresh(replace = false) {
     this.#replaceNext ||= replace;
     clearTimeout(this.#refreshTimer);
@@ -79,7 +79,7 @@ export class Sync {
         this.#replaceNext = false;
       }
       this.#merge(fresh);
-      // Frames held from here on are in the counts as often as not; the next check tells.
+      // Frames held from here on are in the counts as often as not; the next check corrects them.
       this.#on.counts(counts);
     });
     const frames = this.#held;
@@ -102,7 +102,7 @@ export class Sync {
     const lowest = next === null ? 0 : Math.min(...entries.map(({ event }) => event.position));
     for (const entry of this.#list.entries()) {
       if (entry.position < lowest || there.has(entry.id)) continue;
-      // What somebody is just reading stays until they have.
+      // An open entry stays until it is closed.
       if (entry.isOpen) entry.hasLeft = true;
       else this.#list.remove(entry);
     }
@@ -115,13 +115,13 @@ export class Sync {
     }
   }
 
-  /** Whether a page of older ones may be asked for now; `byHand`: somebody wants it. */
+  /** Whether a page of older entries may be read now; `byHand`: the user asked for it. */
   mayLoad(byHand) {
     return this.next !== null && !this.#list.isFull
       && (byHand || (this.#isAutomatic && this.#emptyPages < MAX_EMPTY_PAGES));
   }
 
-  /** Puts a page of older ones below the others; gives what was put there. */
+  /** Appends a page of older entries; returns those that were added. */
   async older(byHand) {
     if (byHand) this.#emptyPages = 0;
     const key = this.next;
@@ -138,20 +138,20 @@ export class Sync {
     return added;
   }
 
-  /** Whether the number is right, and the session valid. */
+  /** Compares the number of unread entries, and notices a session that is over. */
   async #check() {
     clearTimeout(this.#checkTimer);
     this.#checkTimer = null;
     const before = this.#frames;
     try {
       const counts = await call(this.#filter.counts);
-      // Whether the answer knows of what came meanwhile, nobody can tell. Under load, what was counted here stands.
+      // Whether the answer includes what came meanwhile is not known. Under load, the page's own count stands.
       if (this.#frames !== before) return void (this.#vain++ < MAX_VAIN && this.checkSoon());
       this.#vain = 0;
       this.#on.counts(counts);
       this.#on.changed();
     } catch (error) {
-      // Whether the server can be reached, the stream knows better.
+      // The stream shows whether the server can be reached.
       if (error instanceof SignedOut) this.#on.signedOut();
     }
   }

@@ -1,11 +1,11 @@
-// One stream for all tabs of a browser. Whoever holds the lock leads: it has the stream and tells the others over a
-// channel. When it goes, for whatever reason, the browser gives the lock to the next.
+// One stream for all tabs of a browser. The tab that holds the lock is the leader: it has the stream and passes its frames
+// to the others over a channel. When it goes, for whatever reason, the browser gives the lock to the next.
 //
 // A tab takes frames only from the leader that welcomed it, and a leader welcomes a tab only when its stream stands at
-// or before what that tab has seen: it begins again earlier if need be. So each tab sees all from its own place on,
+// or before what that tab has seen: it begins again earlier if need be. So each tab sees all from its own cursor on,
 // and drops what it knows.
 
-import { Place } from './place.js';
+import { Cursor } from './cursor.js';
 import { Presence } from './presence.js';
 import { Source } from './source.js';
 
@@ -27,10 +27,10 @@ export class Tabs {
   #leaving = null;
   #source = null;
   #presence = null;
-  /** Of the leader: who waits to be welcomed, and where they are. */
+  /** Of the leader: the tabs that wait to be welcomed, and their cursors. */
   #joining = new Map();
   #gathering = null;
-  /** Of a follower: the leader that welcomed it, when it was heard last, since when it owes an answer. */
+  /** Of a follower: the leader that welcomed it, when that was heard last, since when it owes an answer. */
   #leader = null;
   #heard = Date.now();
   #asked = null;
@@ -38,7 +38,7 @@ export class Tabs {
   #ticker = null;
   #isStealing = false;
 
-  /** `on`: `frame`, `state` and `ended` as of a `Source`, `place()`, and `welcome(cursor)` from a leader. */
+  /** `on`: `frame`, `state` and `ended` as of a `Source`, `cursor()`, and `welcome(cursor)` from a leader. */
   constructor(name, url, on) {
     this.#name = name;
     this.#url = url;
@@ -83,7 +83,7 @@ export class Tabs {
   #lead() {
     this.#leader = this.#id;
     this.#presence = new Presence();
-    const source = new Source(this.#url, this.#on.place(), {
+    const source = new Source(this.#url, this.#on.cursor(), {
       frame: (frame) => {
         if (PRESENCE.includes(frame.name)) this.#presence.apply(frame.name, frame.data);
         this.#say({ kind: 'frame', frame, quiet: source.silence });
@@ -122,20 +122,20 @@ export class Tabs {
   #welcomeSoon() {
     this.#gathering ??= setTimeout(() => {
       this.#gathering = null;
-      // Without a place of the stream there is nothing to compare with; the first frame has one.
-      const here = Place.of(this.#source.cursor);
+      // The stream has no cursor before its first frame: then there is nothing to compare with.
+      const here = Cursor.of(this.#source.cursor);
       if (!here) return;
-      const places = [...this.#joining.values()].map(Place.of);
-      const behind = places.filter((place) => place && place.epoch === here.epoch && !place.covers(here));
+      const cursors = [...this.#joining.values()].map(Cursor.of);
+      const behind = cursors.filter((one) => one && one.epoch === here.epoch && !one.covers(here));
       if (behind.length > 0) this.#source.rewind(behind.reduce((all, one) => all.meet(one), here).toString());
       const { state, since, cursor } = this.#source;
-      const present = this.#presence.told();
+      const present = this.#presence.all();
       for (const to of this.#joining.keys()) this.#say({ kind: 'welcome', to, cursor, state, since, present });
       this.#joining.clear();
     }, GATHER);
   }
 
-  // What is said
+  // Messages between tabs
 
   #say(message) {
     this.#channel?.postMessage({ ...message, from: this.#id });
@@ -143,13 +143,13 @@ export class Tabs {
 
   #join() {
     this.#leader = null;
-    this.#say({ kind: 'join', cursor: this.#on.place() });
+    this.#say({ kind: 'join', cursor: this.#on.cursor() });
   }
 
   #hear(message) {
     if (message.kind === 'ended') return this.#on.ended(message.how);
     if (message.kind === 'join') return this.#source && this.#joined(message);
-    // Another leads: the lock was taken from here, which this tab will hear of.
+    // Another tab leads: the lock was taken from this one, whose request fails in a moment.
     if (this.#source) return;
     this.#heard = Date.now();
     this.#asked = null;
@@ -158,13 +158,13 @@ export class Tabs {
     if (kind === 'welcome' && message.to === this.#id) {
       this.#leader = from;
       this.#on.welcome(message.cursor);
-      // The stream told it when it began, which this tab did not hear.
+      // The stream sent these when it began, before this tab listened.
       for (const data of message.present) this.#on.frame({ name: 'presence', data, id: '' });
     }
     if (kind === 'frame') {
       this.#quiet = message.quiet;
       if (from === this.#leader) this.#on.frame(message.frame);
-      // The one that welcomed this tab leads no more.
+      // Another leader than the one that welcomed this tab.
       else if (this.#leader !== null) this.#join();
     }
     if (state && (message.to ?? this.#id) === this.#id) this.#on.state(state, since);
@@ -174,7 +174,7 @@ export class Tabs {
     // A join is also the question whether this tab still lives. Its timers may sleep; messages do not.
     this.#source.checkSilence();
     const { state, since } = this.#source;
-    // That it is live, the welcome says: from then on nothing is missed.
+    // The state `live` comes with the welcome: from then on nothing is missed.
     if (state !== 'live') this.#say({ kind: 'state', to: from, state, since });
     this.#joining.set(from, cursor);
     this.#welcomeSoon();

@@ -1,4 +1,4 @@
-// What was just done, and a button that undoes it, for some seconds. Whoever is at the button is not hurried.
+// Says what was just done and offers to undo it, for some seconds; longer while the pointer or the focus is there.
 
 const OFFERED_FOR = 10_000;
 
@@ -16,7 +16,7 @@ export class Undo {
     this.#button.addEventListener('click', () => this.#use());
   }
 
-  /** Says what was done; `undo` is called if somebody wants it back. */
+  /** Shows what was done; `undo` is called when the button is pressed. */
   offer(what, undo) {
     this.#text.textContent = what;
     this.#undo = undo;

@@ -1,13 +1,14 @@
-// Everybody's accounts, on the cluster page.
+// The accounts of all users, on the cluster page.
 
 import { call } from './api.js';
 import { attempt, confirmed, newRow, onEnd, onSubmit, removeRow, say, showSecret } from './manage.js';
 import { by } from './page.js';
+import { t } from './texts.js';
 
 const text = (row, of) => row.querySelector(`[data-of=${of}]`).textContent;
 const at = encodeURIComponent;
 
-/** That a user's sessions have ended shows in the list of them; one's own that asks goes on. */
+/** Removes the rows of a user's sessions that ended; the session of this page goes on. */
 function forgetSessions(name) {
   for (const row of [...by('sessions').children]) {
     if (row.dataset.user === name && !('current' in row.dataset)) row.remove();
@@ -18,46 +19,47 @@ by('users').addEventListener('click', async ({ target }) => {
   const button = target.closest('button');
   if (!button) return;
   const name = button.closest('li').dataset.id;
-  const question = `Give ${name} a new password? The old one stops working, and ${name} is signed out everywhere.`;
-  if (!(await confirmed(question, 'New password'))) return;
+  const question = t('cluster.user.new_password.question', { name });
+  if (!(await confirmed(question, t('cluster.user.new_password')))) return;
   await attempt(button, async () => {
     const { password } = await call(`/users/${at(name)}/password`, { method: 'PUT' });
     forgetSessions(name);
-    say(`${name} has a new password.`);
-    showSecret(`The password of ${name}`, password);
+    say(t('cluster.user.has_new_password', { name }));
+    showSecret(t('cluster.user.password', { name }), password);
   });
 });
 
-onSubmit(by('new-user'), { name: 'The name', role: 'The role' }, async (fields) => {
+const names = { name: t('cluster.user.field.name'), role: t('cluster.user.field.role') };
+onSubmit(by('new-user'), names, async (fields) => {
   const body = { name: fields.name.value, role: fields.role.value };
   const made = await call('/users', { method: 'POST', body });
   by('users').prepend(newRow(by('user-blank'), made.name, made));
   by('new-user').reset();
-  say(`${made.name} is added.`);
-  showSecret(`The password of ${made.name}`, made.password);
+  say(t('cluster.user.added', { name: made.name }));
+  showSecret(t('cluster.user.password', { name: made.name }), made.password);
 });
 
 onEnd(
   by('sessions'),
-  (row) => `Sign out ${row.dataset.user} (${text(row, 'browser')})?`,
+  (row) => t('cluster.session.end', { user: row.dataset.user, browser: text(row, 'browser') }),
   (row) => `/users/${at(row.dataset.user)}/sessions/${row.dataset.id}`,
   (row) => {
     removeRow(row);
-    say(`The session of ${row.dataset.user} has ended.`);
+    say(t('cluster.session.ended', { user: row.dataset.user }));
   },
 );
 
 onEnd(
   by('tokens'),
-  (row) => `Revoke the token ${text(row, 'name')} of ${row.dataset.user}? Whatever uses it stops working.`,
+  (row) => t('cluster.token.end', { name: text(row, 'name'), user: row.dataset.user }),
   (row) => `/tokens/${row.dataset.id}`,
   (row) => {
     removeRow(row);
-    say('The token is revoked.');
+    say(t('token.revoked'));
   },
 );
 
-/** Has a button bring the next page of a list. */
+/** The button below a list appends its next page. */
 function onMore(list, key, row) {
   const more = by(`more-${list}`);
   more.addEventListener('click', () =>

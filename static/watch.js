@@ -1,11 +1,11 @@
-// A stream of figures: an EventSource, and another whenever it ends, breaks or falls silent.
+// The stream of the nodes' status: an EventSource, and another whenever it ends, breaks or falls silent.
 
 const FIRST_PAUSE = 1_000;
 const LONGEST_PAUSE = 15_000;
-/** Figures come every two seconds. */
+/** A status comes every two seconds. */
 const SILENCE = 7_000;
 const PROBE_TIMEOUT = 8_000;
-/** Whoever does not look gives the connection back: a browser has few of them for one site. */
+/** A hidden page closes its connection after so many milliseconds: a browser has few to one host. */
 const HIDDEN_FOR = 60_000;
 
 /** `on`: `nodes(data)`, `state(state, since)` and `signedOut()`. */
@@ -17,7 +17,7 @@ export function watch(url, on) {
   let failures = 0;
   let state = 'connecting';
 
-  function tell(next, since = new Date()) {
+  function setState(next, since = new Date()) {
     if (next === state) return;
     state = next;
     on.state(state, since);
@@ -31,7 +31,7 @@ export function watch(url, on) {
 
   function stop(last) {
     close();
-    tell(last);
+    setState(last);
   }
 
   function open() {
@@ -42,7 +42,7 @@ export function watch(url, on) {
       heard = Date.now();
       failures = 0;
       on.nodes(JSON.parse(data));
-      tell('live');
+      setState('live');
     });
     events.addEventListener('carillon.signout', () => {
       stop('signed out');
@@ -51,10 +51,10 @@ export function watch(url, on) {
     events.onerror = later;
   }
 
-  /** The browser would not try again after any status but 200: it is left to nobody but us. */
+  /** The browser would not try again after any status but 200, so this does. */
   function later() {
     close();
-    tell('offline', new Date(heard));
+    setState('offline', new Date(heard));
     const pause = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(failures, 10));
     failures += 1;
     timer = setTimeout(async () => {
@@ -88,7 +88,7 @@ export function watch(url, on) {
   open();
 }
 
-/** What the server answers when it is asked once; null if nothing. */
+/** The status of one request, or null without an answer. */
 async function probe(url) {
   try {
     const answer = await fetch(url.replace('/stream', ''), { signal: AbortSignal.timeout(PROBE_TIMEOUT) });

@@ -1,4 +1,4 @@
-//! What it costs: run with `scripts/test --release --test benchmarks -- --ignored --nocapture --test-threads 1`.
+//! What it costs: run with `scripts/test --profile measure --test benchmarks -- --ignored --nocapture --test-threads 1`.
 //!
 //! Measurements are printed, not judged: they depend on the machine. What is compared is of one run on one machine.
 

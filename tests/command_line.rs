@@ -168,6 +168,27 @@ async fn one_event_is_published_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_revoked_on_the_command_line_ends_its_streams() {
+    let place = Place::new().await;
+    let tail = place.tail(&[]).await;
+    let store = format!("sqlite:{}", place.folder.path().join("carillon.sqlite").display());
+    let run = |arguments: &[&str]| {
+        let output = carillon(arguments).args(["--store-url", &store]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tokens = run(&["token", "list"]);
+    let of_alice = tokens.lines().find(|line| line.contains("\talice\t")).unwrap();
+    run(&["token", "revoke", of_alice.split('\t').next().unwrap()]);
+    let (status, _, errors) = tail.end().await;
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.ends_with("signed out: the token was revoked, or has ended\n"), "{errors}");
+    // The node had cached the token; by now it has not.
+    let (_, _, errors) = Program::start(&place.node.address, &place.alice, &["tail"]).end().await;
+    assert!(errors.contains("(401)"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tail_begins_with_what_was_said_and_tells_who_is_there() {
     let place = Place::new().await;
     for number in ["1", "2", "3"] {
@@ -417,7 +438,7 @@ fn a_wrong_option_is_told_in_one_line() {
     let store = format!("sqlite:{}", folder.path().join("carillon.sqlite").display());
     let serve = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"];
     let one = ["publish", "--token", "t", "--type", "a", "--to", "everyone"];
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 21] = [
         (&["tail", "--token", "t", "--server", "nonsense"], "'nonsense' is not an address"),
         (&[&one[..], &["1", "--server", "nonsense"]].concat(), "'nonsense' is not an address"),
         (&["tail", "--token", "t", "--server", "https://host"], "TLS"),
@@ -434,6 +455,9 @@ fn a_wrong_option_is_told_in_one_line() {
         (&["publish", "--token", "t"], "nothing to publish"),
         (&["publish", "--token", "t", "--lines", "--batch", "0"], "--batch"),
         (&[&serve[..], &["--topic-rule", "a read=all"]].concat(), "--topic-rule"),
+        (&[&serve[..], &["--presence-seconds", "1"]].concat(), "--presence-seconds"),
+        (&[&serve[..], &["--metrics-listen", "nowhere"]].concat(), "--metrics-listen"),
+        (&[&serve[..], &["--config", "/nonexistent/c.toml"]].concat(), "--config /nonexistent/c.toml: "),
         (&[&serve[..], &["--store-url", "nonsense:"]].concat(), "store"),
         (&[&serve[..], &["--store-url", &store, "--bus-url", "nonsense:"]].concat(), "--bus-url"),
     ];

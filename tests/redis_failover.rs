@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use carillon::bus::BusEvent;
-use carillon::ttl::{Taken, Ttl, TtlLimits};
+use carillon::ttl::{RateDecision, Ttl, TtlLimits};
 use support::bus_member::{Member, name, quick};
 use support::redis_groups::{RedisCluster, RedisSentinels, name_on_each};
 use support::servers::RedisServer;
@@ -106,7 +106,7 @@ async fn sentinel_master_is_killed() {
     servers.servers[0].kill();
     members.recover("sentinel, killed", &channels).await;
     wait_until(DEADLINE, "keys are set", async || ttl.put("key", b"new", LONG).await.is_ok()).await;
-    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), RateDecision::Allowed);
     // The old one comes back, empty, and is made a replica.
     servers.servers[0].restart().await;
     sleep(Duration::from_secs(1)).await;
@@ -149,7 +149,7 @@ async fn sentinel_master_is_cut_off_and_goes_on() {
     .await;
     let role: Vec<redis::Value> = servers.servers[0].query(&["ROLE"]).await.unwrap();
     assert_eq!(role[0], redis::Value::BulkString(b"master".into()), "it must not have noticed");
-    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), RateDecision::Allowed);
     let limits: u64 = servers.servers[1].query(&["EXISTS", "carillon:limit:limit"]).await.unwrap();
     assert_eq!(limits, 1, "keys are the new master's");
     hears_expirations(&ttl, &["p:".to_owned()], &mut expirations).await;
@@ -158,6 +158,36 @@ async fn sentinel_master_is_cut_off_and_goes_on() {
         members.all_hear_all(&channels[0]).await;
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The free connections of a pool are closed, and no call goes to the old master, although it would still take it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinel_failover_closes_the_pool_of_the_old_master() {
+    let servers = RedisSentinels::start().await;
+    let ttl = Ttl::open(&servers.url(), &TtlLimits::default()).unwrap();
+    let connections = async || {
+        let clients: String = servers.servers[0].query(&["CLIENT", "LIST", "TYPE", "NORMAL"]).await.unwrap();
+        clients.lines().filter(|line| line.contains("user=node")).count()
+    };
+    let several = async || {
+        let keys: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+        futures_util::future::join_all(keys.iter().map(|key| ttl.put(key, b"old", LONG))).await;
+        connections().await > 1
+    };
+    wait_until(DEADLINE, "the pool has several connections", several).await;
+    servers.isolate_first().await;
+    // Without a call: the topology alone tells.
+    wait_until(DEADLINE, "all of them are closed", async || connections().await == 0).await;
+    servers.servers[0].query::<()>(&["CONFIG", "RESETSTAT"]).await.unwrap();
+    let put = async || ttl.put("key", b"new", LONG).await.is_ok();
+    wait_until(DEADLINE, "keys are set", put).await;
+    for n in 0..100 {
+        ttl.put(&format!("key {n}"), b"new", LONG).await.unwrap();
+    }
+    let commands: String = servers.servers[0].query(&["INFO", "COMMANDSTATS"]).await.unwrap();
+    assert!(!commands.contains("cmdstat_set:"), "{commands}");
+    let found: u64 = servers.servers[1].query(&["EXISTS", "carillon:ttl:key 99"]).await.unwrap();
+    assert_eq!((found, connections().await), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

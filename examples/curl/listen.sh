@@ -34,7 +34,7 @@ while :; do
   # An empty Last-Event-ID is none: it begins with what comes now.
   exec 3< <(exec curl --silent --no-buffer --fail --connect-timeout 5 --write-out '%{stderr}%{http_code}' \
     --header "Authorization: Bearer $CARILLON_TOKEN" --header "Last-Event-ID: $cursor" \
-    "$server/api/v1/stream${1:+?topic=$1}" 2>"$answer")
+    ${1:+--get --data-urlencode "topic=$1"} "$server/api/v1/stream" 2>"$answer")
   curl=$!
   event= data= id=$cursor
   # Silence of three heartbeats means a dead connection, which TCP alone may not notice for hours.

@@ -5,7 +5,6 @@
 set -euo pipefail
 : "${CARILLON_TOKEN:?must be a token with the scope publish}"
 server=${CARILLON_SERVER:-http://127.0.0.1:8080}
-if [ $# -gt 0 ]; then to="{\"topic\": \"$1\"}"; else to='"everyone"'; fi
 
 # The text as a JSON string. What a terminal cannot type is left out rather than written wrongly.
 quoted() {
@@ -13,6 +12,8 @@ quoted() {
   text=${text//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
 }
+
+if [ $# -gt 0 ]; then to="{\"topic\": $(quoted "$1")}"; else to='"everyone"'; fi
 
 while IFS= read -r line; do
   # If no answer comes, nobody knows whether the event is published. With the same key it is safe to ask again: the

@@ -49,12 +49,27 @@ impl FromStr for Role {
 pub struct User {
     /// The store's number.
     pub id: UserId,
-    /// 1 to 64 of `[A-Za-z0-9._-]`; unique.
+    /// What it is called now, as [`check_name`](crate::event::name::check_name) has it; unique.
     pub name: String,
+    /// What others may see of it: opaque, random, and never another's.
+    pub public_id: String,
+    /// What it is called in pages, if that is not its name. Need not be unique.
+    pub display_name: Option<String>,
+    /// Every name it has or had, by bytes. None was or will be another's.
+    pub names: Vec<String>,
     /// What it may do.
     pub role: Role,
     /// When it was made.
     pub created_at: Millis,
+    /// Since when its sessions and tokens permit nothing, if they do not.
+    pub disabled_at: Option<Millis>,
+}
+
+impl User {
+    /// Whether `text` means this user and can never mean another: its public id, or a name that it has or had.
+    pub fn is_called(&self, text: &str) -> bool {
+        self.public_id == text || self.names.iter().any(|name| name == text)
+    }
 }
 
 /// What a token lets its bearer do, each within the role of its user.
@@ -135,4 +150,20 @@ pub enum Credential {
     Session(SecretHash),
     /// A token, by its number.
     Token(i64),
+}
+
+/// A session or a token that ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// The token's number; `None`: it was a session.
+    pub token: Option<i64>,
+}
+
+impl Ending {
+    /// What no longer permits anything.
+    pub fn credential(&self) -> Credential {
+        self.token.map_or(Credential::Session(self.secret), Credential::Token)
+    }
 }

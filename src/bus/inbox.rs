@@ -1,5 +1,5 @@
 //! The bounded queue between a connection, which must never wait, and its one reader. What does not fit is a
-//! gap, and a gap is always told.
+//! gap, and a gap is always reported.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use super::{BusEvent, BusLimits};
 #[derive(Clone)]
 pub(super) struct Inbox {
     events: mpsc::Sender<BusEvent>,
-    bytes: Room,
-    /// A gap is waiting for room in the queue.
-    owes_gap: Arc<AtomicBool>,
-    /// The connection is good: once the gap is told, that is, too.
+    budget: ByteBudget,
+    /// A gap that waits until the queue takes it.
+    gap_pending: Arc<AtomicBool>,
+    /// The connection is good: reported after the gap.
     is_up: Arc<AtomicBool>,
 }
 
@@ -25,64 +25,65 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 pub struct BusEvents {
     queue: mpsc::Receiver<BusEvent>,
-    bytes: Room,
+    budget: ByteBudget,
 }
 
 impl BusEvents {
     /// The next event; `None` once the bus is gone. Nothing is lost when this is dropped half way.
     pub async fn recv(&mut self) -> Option<BusEvent> {
         let event = self.queue.recv().await?;
-        self.bytes.give_back(&event);
+        self.budget.release(&event);
         Some(event)
     }
 
     /// The next event, if one is there.
     pub fn try_recv(&mut self) -> Option<BusEvent> {
         let event = self.queue.try_recv().ok()?;
-        self.bytes.give_back(&event);
+        self.budget.release(&event);
         Some(event)
     }
 }
 
 /// How many bytes of messages the queue still takes.
 #[derive(Debug, Clone)]
-struct Room {
-    left: Arc<Semaphore>,
+struct ByteBudget {
+    free: Arc<Semaphore>,
     all: u32,
 }
 
-impl Room {
-    /// What an event takes; one message always fits, however large.
-    fn share(&self, event: &BusEvent) -> u32 {
+impl ByteBudget {
+    /// What an event costs; one message always fits, however large.
+    fn cost(&self, event: &BusEvent) -> u32 {
         let BusEvent::Message { payload, .. } = event else { return 0 };
         u32::try_from(payload.len()).unwrap_or(u32::MAX).min(self.all)
     }
 
-    fn take(&self, event: &BusEvent) -> bool {
-        self.left.try_acquire_many(self.share(event)).map(SemaphorePermit::forget).is_ok()
+    fn acquire(&self, event: &BusEvent) -> bool {
+        self.free.try_acquire_many(self.cost(event)).map(SemaphorePermit::forget).is_ok()
     }
 
-    fn give_back(&self, event: &BusEvent) {
-        self.left.add_permits(self.share(event) as usize);
+    fn release(&self, event: &BusEvent) {
+        self.free.add_permits(self.cost(event) as usize);
     }
 
     /// Waits until the queue has been read in good part.
     async fn half_empty(&self) {
         // Never closed, so this only waits.
-        let _half = self.left.acquire_many(self.all / 2).await;
+        let _half = self.free.acquire_many(self.all / 2).await;
     }
 }
 
 /// A queue for so many events and bytes of messages.
 pub(super) fn inbox(limits: &BusLimits) -> (Inbox, BusEvents) {
     let (events, queue) = mpsc::channel(limits.queue.max(4));
-    let bytes = Room { left: Arc::new(Semaphore::new(limits.queue_bytes as usize)), all: limits.queue_bytes };
-    let reader = BusEvents { queue, bytes: bytes.clone() };
-    (Inbox { events, bytes, owes_gap: Arc::default(), is_up: Arc::default() }, reader)
+    let budget =
+        ByteBudget { free: Arc::new(Semaphore::new(limits.queue_bytes as usize)), all: limits.queue_bytes };
+    let reader = BusEvents { queue, budget: budget.clone() };
+    (Inbox { events, budget, gap_pending: Arc::default(), is_up: Arc::default() }, reader)
 }
 
 impl Inbox {
-    /// A message came. False once nobody reads.
+    /// A message came. False once the reader is gone.
     pub(super) fn message(&self, channel: &str, payload: Bytes) -> bool {
         self.put(BusEvent::Message { channel: channel.to_owned(), payload })
     }
@@ -92,7 +93,7 @@ impl Inbox {
         self.put(BusEvent::Subscribed(channel.to_owned()))
     }
 
-    /// The connection is lost, or doubtful.
+    /// The connection is lost, or may be.
     pub(super) fn gap(&self) -> bool {
         self.is_up.store(false, Ordering::SeqCst);
         self.put(BusEvent::Gap)
@@ -104,29 +105,29 @@ impl Inbox {
         self.put(BusEvent::Restored)
     }
 
-    /// Whether anybody still reads.
-    pub(super) fn is_read(&self) -> bool {
+    /// Whether the reader is still there.
+    pub(super) fn has_reader(&self) -> bool {
         !self.events.is_closed()
     }
 
-    /// Resolves when nobody reads any more.
-    pub(super) async fn unread(&self) {
+    /// Resolves when the reader is gone.
+    pub(super) async fn reader_gone(&self) {
         self.events.closed().await;
     }
 
     fn put(&self, event: BusEvent) -> bool {
-        if self.owes_gap.load(Ordering::SeqCst) {
-            // What comes before the gap is told is part of it.
-            return self.is_read();
+        if self.gap_pending.load(Ordering::SeqCst) {
+            // What comes before the gap is reported is part of it.
+            return self.has_reader();
         }
-        if !self.bytes.take(&event) {
+        if !self.budget.acquire(&event) {
             return self.overrun();
         }
         match self.events.try_send(event) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(event)) => {
-                self.bytes.give_back(&event);
+                self.budget.release(&event);
                 self.overrun()
             }
         }
@@ -134,27 +135,27 @@ impl Inbox {
 
     fn overrun(&self) -> bool {
         metrics::counter!("carillon_bus_overruns_total").increment(1);
-        if !self.owes_gap.swap(true, Ordering::SeqCst) {
-            tokio::spawn(self.clone().pay());
+        if !self.gap_pending.swap(true, Ordering::SeqCst) {
+            tokio::spawn(self.clone().report_gap());
         }
-        self.is_read()
+        self.has_reader()
     }
 
-    /// Tells the gap as soon as there is room, and then that all is well if it is.
-    async fn pay(self) {
+    /// Reports the gap as soon as the queue takes it, and then that the connection is good if it is.
+    async fn report_gap(self) {
         tokio::select! {
-            () = self.bytes.half_empty() => {}
-            () = self.unread() => return,
+            () = self.budget.half_empty() => {}
+            () = self.reader_gone() => return,
         }
-        let Ok(mut room) = self.events.reserve_many(2).await else { return };
-        if let Some(place) = room.next() {
-            place.send(BusEvent::Gap);
+        let Ok(mut slots) = self.events.reserve_many(2).await else { return };
+        if let Some(slot) = slots.next() {
+            slot.send(BusEvent::Gap);
         }
-        self.owes_gap.store(false, Ordering::SeqCst);
+        self.gap_pending.store(false, Ordering::SeqCst);
         if self.is_up.load(Ordering::SeqCst)
-            && let Some(place) = room.next()
+            && let Some(slot) = slots.next()
         {
-            place.send(BusEvent::Restored);
+            slot.send(BusEvent::Restored);
         }
     }
 }

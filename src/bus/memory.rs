@@ -9,22 +9,22 @@ use bytes::Bytes;
 use super::inbox::{BusEvents, Inbox, inbox};
 use super::{BusError, BusLimits};
 
-/// All who share one bus.
+/// One bus: all its members.
 #[derive(Default)]
-struct Room {
+struct MemoryRoom {
     members: Mutex<Vec<Weak<Member>>>,
 }
 
 struct Member {
-    wanted: Mutex<HashSet<String>>,
+    desired: Mutex<HashSet<String>>,
     inbox: Inbox,
     is_gone: AtomicBool,
 }
 
-/// One node's place on a bus in this process.
+/// One member of a bus in this process.
 #[derive(Clone)]
 pub(super) struct MemoryBus {
-    room: Arc<Room>,
+    room: Arc<MemoryRoom>,
     member: Arc<Member>,
 }
 
@@ -34,7 +34,7 @@ impl MemoryBus {
         let room = if name.is_empty() { Arc::default() } else { shared_room(name) };
         let (inbox, events) = inbox(limits);
         inbox.restored();
-        let member = Arc::new(Member { wanted: Mutex::default(), inbox, is_gone: AtomicBool::new(false) });
+        let member = Arc::new(Member { desired: Mutex::default(), inbox, is_gone: AtomicBool::new(false) });
         lock(&room.members).push(Arc::downgrade(&member));
         (Self { room, member }, events)
     }
@@ -46,7 +46,8 @@ impl MemoryBus {
         // Under the lock, so that all members see all publishers in one order.
         for (channel, payload) in messages {
             for member in &present {
-                if lock(&member.wanted).contains(channel) && !member.inbox.message(channel, payload.clone()) {
+                if lock(&member.desired).contains(channel) && !member.inbox.message(channel, payload.clone())
+                {
                     member.is_gone.store(true, Ordering::Relaxed);
                 }
             }
@@ -55,24 +56,24 @@ impl MemoryBus {
     }
 
     pub(super) fn subscribe(&self, channel: &str) {
-        lock(&self.member.wanted).insert(channel.to_owned());
+        lock(&self.member.desired).insert(channel.to_owned());
         self.member.inbox.subscribed(channel);
     }
 
     pub(super) fn unsubscribe(&self, channel: &str) {
-        lock(&self.member.wanted).remove(channel);
+        lock(&self.member.desired).remove(channel);
     }
 }
 
-/// The room of this name, while anybody is in it.
-fn shared_room(name: &str) -> Arc<Room> {
-    static ROOMS: OnceLock<Mutex<HashMap<String, Weak<Room>>>> = OnceLock::new();
+/// The room of this name, as long as it has members.
+fn shared_room(name: &str) -> Arc<MemoryRoom> {
+    static ROOMS: OnceLock<Mutex<HashMap<String, Weak<MemoryRoom>>>> = OnceLock::new();
     let mut rooms = lock(ROOMS.get_or_init(Mutex::default));
     rooms.retain(|_, room| room.strong_count() > 0);
     if let Some(room) = rooms.get(name).and_then(Weak::upgrade) {
         return room;
     }
-    let room = Arc::new(Room::default());
+    let room = Arc::new(MemoryRoom::default());
     rooms.insert(name.to_owned(), Arc::downgrade(&room));
     room
 }

@@ -8,10 +8,10 @@
 //!   several servers (Redis Cluster) the order holds on each, and the last message waits a little until the
 //!   others are taken; a server that is down costs the messages on it and delays no others.
 //! - Whatever may have cost this node messages (a lost connection, silence past the deadline, an overrun of
-//!   the receiving queue) is told as [`BusEvent::Gap`]; when messages flow again on everything that was
+//!   the receiving queue) is reported as [`BusEvent::Gap`]; when messages flow again on everything that was
 //!   subscribed, [`BusEvent::Restored`] follows. Between the two, messages may or may not come.
-//! - A channel that was subscribed stays so across reconnections. When `subscribe` returns, the wish is noted;
-//!   [`BusEvent::Subscribed`] tells that messages published from then on will come.
+//! - A channel that was subscribed stays so across reconnections. When `subscribe` returns, the channel is desired;
+//!   [`BusEvent::Subscribed`] means that messages published from then on will come.
 //! - The receiving queue is bounded; the reader never blocks the connection: overrun is a gap, counted.
 //!
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
@@ -30,7 +30,7 @@ use bytes::Bytes;
 pub use inbox::BusEvents;
 pub use notifier::Notifier;
 
-use crate::redis::is_redis;
+use crate::redis::{OutageReport, is_redis};
 
 /// Bounds on what the bus may cost.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct BusLimits {
     pub queue: usize,
     /// How many bytes of received messages may wait for the reader.
     pub queue_bytes: u32,
-    /// How long an answer (to a PING too) may take before the connection counts as dead.
+    /// How long an answer, also to a PING, may take before the connection counts as broken.
     pub deadline: Duration,
     /// How often a PING is sent.
     pub ping_every: Duration,
@@ -59,7 +59,7 @@ impl Default for BusLimits {
     }
 }
 
-/// What the bus tells its one reader.
+/// What the one reader of the bus gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
     /// A message on a subscribed channel.
@@ -73,7 +73,7 @@ pub enum BusEvent {
     Subscribed(String),
     /// Messages may have been lost since the last one.
     Gap,
-    /// The connection is good and every wanted channel subscribed.
+    /// The connection is good and every desired channel subscribed.
     Restored,
 }
 
@@ -119,6 +119,14 @@ impl Bus {
         match &self.0 {
             Backend::Memory(bus) => bus.publish(messages),
             Backend::Redis(bus) => bus.publish(messages).await,
+        }
+    }
+
+    /// The outage of the server behind the bus that lasts, if any. A bus in this process has none.
+    pub fn outage(&self) -> Option<OutageReport> {
+        match &self.0 {
+            Backend::Memory(_) => None,
+            Backend::Redis(bus) => bus.outage(),
         }
     }
 

@@ -1,7 +1,7 @@
-//! Telling all nodes that something was written which changes open pages.
+//! Notices to all nodes that something was written which changes open pages.
 
 use super::Bus;
-use super::message::{self, Message, Notice};
+use super::message::{self, Message, MessageWriter, Notice};
 use crate::account::Credential;
 
 /// How many ended sessions and tokens one notice names.
@@ -9,12 +9,12 @@ const ENDED_AT_ONCE: usize = 500;
 
 /// Sends notices, at most once: the store has the truth, so the caller writes first and then notifies. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Notifier(Option<Bus>);
+pub struct Notifier(Option<(Bus, MessageWriter)>);
 
 impl Notifier {
     /// Over this bus, to all nodes, this one among them.
-    pub fn over(bus: Bus) -> Self {
-        Self(Some(bus))
+    pub fn over(bus: Bus, writer: MessageWriter) -> Self {
+        Self(Some((bus, writer)))
     }
 
     /// For a program that is on no bus. Nodes learn of what it writes from the store.
@@ -24,8 +24,12 @@ impl Notifier {
 
     /// Sends a notice on a channel of [`message`].
     pub async fn notify(&self, channel: String, notice: Notice) {
-        let Some(bus) = &self.0 else { return };
-        if let Err(error) = bus.publish(&[(channel, Message::Notice(notice).encode())]).await {
+        let Some((bus, writer)) = &self.0 else { return };
+        let Some(message) = writer.encode(&Message::Notice(notice)) else {
+            metrics::counter!("carillon_notices_failed_total").increment(1);
+            return;
+        };
+        if let Err(error) = bus.publish(&[(channel, message)]).await {
             metrics::counter!("carillon_notices_failed_total").increment(1);
             tracing::debug!(%error, "a notice could not be sent");
         }

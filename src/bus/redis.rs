@@ -1,5 +1,5 @@
 //! The bus over Redis pub/sub, of one server, behind Sentinel, or sharded over a Redis Cluster: connections that
-//! publish and connections that listen, each rebuilt when it breaks or somebody else is in charge.
+//! publish and connections that listen, each rebuilt when it breaks and after a failover.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use tokio::time::{sleep, timeout};
 
 use super::inbox::{BusEvents, Inbox, inbox};
 use super::{BusError, BusLimits};
-use crate::redis::{Backoff, Failure, Layout, Links, Listening, RedisServers, Timing};
+use crate::redis::{Backoff, Failure, Links, Listening, OutageReport, RedisServers, Timing, Topology};
 
-/// The most channels subscribed or given up in one go.
+/// The most channels subscribed or unsubscribed in one pipeline.
 const CHANNELS_AT_ONCE: usize = 1_000;
-/// How long the last message waits for those on other servers to be taken. An announcement that comes before
-/// what it announces costs a reading; one that waits for a server that is gone costs everyone's time.
+/// How long the last message waits until those on other servers are taken. An announcement that arrives before what
+/// it announces costs a read from the store; one that waits for a server that is down delays everybody.
 const LAST_WAITS: Duration = Duration::from_millis(50);
 
 /// One node's connections to Redis.
@@ -26,7 +26,7 @@ pub(super) struct RedisBus {
     servers: RedisServers,
     verbs: &'static Verbs,
     links: Links,
-    wishes: Arc<Wishes>,
+    desired: Arc<DesiredSubscriptions>,
 }
 
 /// The commands of one kind of pub/sub.
@@ -39,9 +39,9 @@ struct Verbs {
 const PLAIN: Verbs = Verbs { publish: "PUBLISH", subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE" };
 const SHARDED: Verbs = Verbs { publish: "SPUBLISH", subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE" };
 
-/// The channels this node wants.
+/// The channels that this node is to be subscribed to.
 #[derive(Default)]
-struct Wishes {
+struct DesiredSubscriptions {
     channels: Mutex<HashSet<String>>,
     changed: Notify,
 }
@@ -56,26 +56,26 @@ impl RedisBus {
     pub(super) fn open(url: &str, limits: &BusLimits) -> Result<(Self, BusEvents), BusError> {
         let BusLimits { deadline, ping_every, max_backoff, .. } = *limits;
         let timing = Timing { deadline, every: ping_every, max_backoff };
-        let servers = RedisServers::from_url(url, timing)
+        let servers = RedisServers::from_url(url, timing, "bus")
             .map_err(|failure| BusError(format!("the Redis URL: {failure}")))?;
         let (inbox, events) = inbox(limits);
         let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
-        let wishes = Arc::new(Wishes::default());
-        let listener = Listener { servers: servers.clone(), verbs, wishes: wishes.clone(), inbox };
-        tokio::spawn(listener.run());
+        let desired = Arc::new(DesiredSubscriptions::default());
+        let subscriber = Subscriber { servers: servers.clone(), verbs, desired: desired.clone(), inbox };
+        tokio::spawn(subscriber.run());
         let links = Links::new(servers.clone());
-        Ok((Self { servers, verbs, links, wishes }, events))
+        Ok((Self { servers, verbs, links, desired }, events))
     }
 
     pub(super) async fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
-        let layout = self.links.layout().await?;
+        let topology = self.links.topology().await?;
         let named = messages.iter().map(|(channel, payload)| (self.servers.name(channel), payload));
-        let mut parts = self.links.spread(&layout, named, |(name, _)| name)?;
-        // The messages on the last one's server go together, after those on other servers were taken.
-        let last = messages.last().and_then(|(last, _)| layout.server_of(&self.servers.name(last)));
+        let mut parts = self.links.by_master(&topology, named, |(name, _)| name)?;
+        // The messages on the last one's master go together, after those on other servers were taken.
+        let last = messages.last().and_then(|(last, _)| topology.master_of(&self.servers.name(last)));
         let Some((last, after)) = last.and_then(|last| parts.remove_entry(&last)) else { return Ok(()) };
-        let before = join_all(parts.into_iter().map(|(server, part)| self.send(&layout, server, part)));
-        let after = self.send(&layout, last, after);
+        let before = join_all(parts.into_iter().map(|(master, part)| self.send(&topology, master, part)));
+        let after = self.send(&topology, last, after);
         tokio::pin!(before, after);
         let (before, after) = match timeout(LAST_WAITS, &mut before).await {
             Ok(before) => (before, after.await),
@@ -84,72 +84,79 @@ impl RedisBus {
         before.into_iter().chain([after]).collect()
     }
 
-    /// Sends messages (name, payload) to one server.
+    /// Sends messages (name, payload) to one master.
     async fn send(
         &self,
-        layout: &Layout,
-        server: usize,
+        topology: &Topology,
+        master: usize,
         messages: Vec<(String, &Bytes)>,
     ) -> Result<(), BusError> {
         let mut pipeline = Pipeline::with_capacity(messages.len());
         for (name, payload) in messages {
             pipeline.cmd(self.verbs.publish).arg(name).arg(&payload[..]).ignore();
         }
-        let sent = self.links.call_at(layout, server, async |to| pipeline.exec_async(to).await);
+        let sent = self.links.call_at(topology, master, async |to| pipeline.exec_async(to).await);
         Ok(sent.await?)
     }
 
     pub(super) fn subscribe(&self, channel: &str) {
-        lock(&self.wishes.channels).insert(channel.to_owned());
-        self.wishes.changed.notify_one();
+        lock(&self.desired.channels).insert(channel.to_owned());
+        self.desired.changed.notify_one();
+    }
+
+    pub(super) fn outage(&self) -> Option<OutageReport> {
+        self.servers.outage().report()
     }
 
     pub(super) fn unsubscribe(&self, channel: &str) {
-        lock(&self.wishes.channels).remove(channel);
-        self.wishes.changed.notify_one();
+        lock(&self.desired.channels).remove(channel);
+        self.desired.changed.notify_one();
     }
 }
 
-/// The task behind the listening connections.
-struct Listener {
+/// The task that listens.
+struct Subscriber {
     servers: RedisServers,
     verbs: &'static Verbs,
-    wishes: Arc<Wishes>,
+    desired: Arc<DesiredSubscriptions>,
     inbox: Inbox,
 }
 
-/// Channels that were given up on purpose and not yet confirmed so.
-type Leaving = Arc<Mutex<HashSet<String>>>;
+/// Channels that were unsubscribed on purpose and not yet confirmed so.
+type Unsubscribing = Arc<Mutex<HashSet<String>>>;
 
-impl Listener {
+impl Subscriber {
     async fn run(self) {
         let mut backoff = Backoff::up_to(self.servers.timing().max_backoff);
-        while self.inbox.is_read() {
-            let failure = match self.attempt().await {
+        while self.inbox.has_reader() {
+            let failure = match self.listen().await {
                 Ok(failure) => {
                     self.inbox.gap();
                     backoff.reset();
                     failure
                 }
-                Err(failure) => failure,
+                Err(failure) => {
+                    self.servers.outage().failed(&failure);
+                    failure
+                }
             };
-            self.servers.doubt();
-            tracing::debug!(%failure, "the bus is not heard for now");
+            self.servers.mark_stale();
+            tracing::debug!(%failure, "nothing comes from the bus for now");
             tokio::select! {
                 () = sleep(backoff.pause()) => {}
-                () = self.inbox.unread() => return,
+                () = self.inbox.reader_gone() => return,
             }
         }
     }
 
-    /// Listens until something breaks, and gives what; an error if all was never well.
-    async fn attempt(&self) -> Result<Failure, Failure> {
-        let leaving = Leaving::default();
-        let (servers, inbox, left) = (self.servers.clone(), self.inbox.clone(), leaving.clone());
-        let listening = self.servers.listen(move |push| receive(&servers, &inbox, &left, push)).await?;
+    /// Listens until something breaks, and returns what; an error if the desired channels were never subscribed.
+    async fn listen(&self) -> Result<Failure, Failure> {
+        let unsubscribing = Unsubscribing::default();
+        let (servers, inbox, expected) = (self.servers.clone(), self.inbox.clone(), unsubscribing.clone());
+        let listening = self.servers.listen(move |push| receive(&servers, &inbox, &expected, push)).await?;
         // Slots that no channel of this node is in may move: resharding moves thousands of them.
         let ended = listening.ended(|old, new| {
-            let names = lock(&self.wishes.channels);
+            let names = lock(&self.desired.channels);
             names
                 .iter()
                 .map(|channel| self.servers.name(channel))
@@ -159,14 +166,14 @@ impl Listener {
         let mut subscribed = HashSet::new();
         let mut is_up = false;
         loop {
-            let failure = match self.follow(&listening, &leaving, &mut subscribed).await {
+            let failure = match self.reconcile(&listening, &unsubscribing, &mut subscribed).await {
                 Ok(()) => {
                     if !std::mem::replace(&mut is_up, true) {
                         self.inbox.restored();
                     }
                     tokio::select! {
-                        () = self.wishes.changed.notified() => continue,
-                        () = self.inbox.unread() => Failure("nobody reads".into()),
+                        () = self.desired.changed.notified() => continue,
+                        () = self.inbox.reader_gone() => Failure("the reader is gone".into()),
                         failure = &mut ended => failure,
                     }
                 }
@@ -176,57 +183,58 @@ impl Listener {
         }
     }
 
-    /// Subscribes to what is wanted and gives up what is not.
-    async fn follow(
+    /// Subscribes to the desired channels and unsubscribes from all others.
+    async fn reconcile(
         &self,
         listening: &Listening,
-        leaving: &Leaving,
+        unsubscribing: &Unsubscribing,
         subscribed: &mut HashSet<String>,
     ) -> Result<(), Failure> {
         let (new, old): (Vec<String>, Vec<String>) = {
-            let wanted = lock(&self.wishes.channels);
+            let desired = lock(&self.desired.channels);
             (
-                wanted.difference(subscribed).cloned().collect(),
-                subscribed.difference(&wanted).cloned().collect(),
+                desired.difference(subscribed).cloned().collect(),
+                subscribed.difference(&desired).cloned().collect(),
             )
         };
-        lock(leaving).extend(old.iter().cloned());
-        self.tell(listening, self.verbs.unsubscribe, &old, |_| ()).await?;
+        lock(unsubscribing).extend(old.iter().cloned());
+        self.command_each(listening, self.verbs.unsubscribe, &old, |_| ()).await?;
         old.iter().for_each(|channel| _ = subscribed.remove(channel));
-        self.tell(listening, self.verbs.subscribe, &new, |channel| _ = self.inbox.subscribed(channel))
-            .await?;
+        self.command_each(listening, self.verbs.subscribe, &new, |channel| {
+            _ = self.inbox.subscribed(channel)
+        })
+        .await?;
         subscribed.extend(new);
         Ok(())
     }
 
-    /// Sends one command for each channel to the server in charge of it. One each, as a sharded one takes no
-    /// channels of several slots.
-    async fn tell(
+    /// Sends one command for each channel to its master: a sharded one takes no channels of several slots.
+    async fn command_each(
         &self,
         listening: &Listening,
         verb: &str,
         channels: &[String],
         done: impl Fn(&str),
     ) -> Result<(), Failure> {
-        let mut spread: Vec<Vec<(&String, String)>> = Vec::new();
-        spread.resize_with(listening.layout().servers().len(), Vec::new);
+        let mut by_master: Vec<Vec<(&String, String)>> = Vec::new();
+        by_master.resize_with(listening.topology().masters().len(), Vec::new);
         for channel in channels {
             let name = self.servers.name(channel);
-            let server = listening.layout().server_of(&name);
-            let server = server.ok_or_else(|| Failure("no server is in charge of that slot".into()))?;
-            spread[server].push((channel, name));
+            let master = listening.topology().master_of(&name);
+            let master = master.ok_or_else(|| Failure("a slot has no master".into()))?;
+            by_master[master].push((channel, name));
         }
         let done = &done;
-        try_join_all(spread.iter().enumerate().map(async |(server, channels)| {
-            let mut connection = listening.connection(server);
+        try_join_all(by_master.iter().enumerate().map(async |(master, channels)| {
+            let mut connection = listening.connection(master);
             for channels in channels.chunks(CHANNELS_AT_ONCE) {
                 let mut pipeline = Pipeline::with_capacity(channels.len());
                 for (_, name) in channels {
                     pipeline.cmd(verb).arg(name).ignore();
                 }
                 let answer = timeout(self.servers.timing().deadline, pipeline.exec_async(&mut connection));
-                answer.await.map_err(|_| Failure("no answer within the deadline".into()))??;
-                // Something unasked for may have been taken for the answer.
+                answer.await.map_err(|_| Failure::silence())??;
+                // Something that was not asked for may have been taken for the answer.
                 if !listening.is_good() {
                     return Err(Failure("a connection broke".into()));
                 }
@@ -239,8 +247,8 @@ impl Listener {
     }
 }
 
-/// Something came over a listening connection. Must not wait. Whether all is well.
-fn receive(servers: &RedisServers, inbox: &Inbox, leaving: &Leaving, push: PushInfo) -> bool {
+/// Takes what came over a connection. Must not wait. False if the connections are of no use any more.
+fn receive(servers: &RedisServers, inbox: &Inbox, unsubscribing: &Unsubscribing, push: PushInfo) -> bool {
     let mut data = push.data.into_iter();
     let name = match data.next() {
         Some(Value::BulkString(name)) => String::from_utf8(name).ok(),
@@ -257,9 +265,9 @@ fn receive(servers: &RedisServers, inbox: &Inbox, leaving: &Leaving, push: PushI
                 false
             }
         }
-        // One that nobody here asked for: in a cluster, that the slot is somebody else's now.
+        // One that was not asked for means, in a cluster, that the slot has another master now.
         PushKind::Unsubscribe | PushKind::SUnsubscribe => {
-            channel.is_some_and(|channel| lock(leaving).remove(channel))
+            channel.is_some_and(|channel| lock(unsubscribing).remove(channel))
         }
         _ => true,
     }

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::open_store;
+use super::terminal::harmless;
 use crate::account::{Role, Scope, User};
 use crate::bus::Notifier;
 use crate::config::StoreArgs;
-use crate::event::frame::rfc3339;
+use crate::event::rfc3339;
 use crate::identity::{Accounts, random_secret};
 use crate::store::Store;
 use crate::ttl::{Ttl, TtlLimits};
@@ -21,7 +22,7 @@ const PAGE: u32 = 500;
 pub(super) enum UserCommand {
     /// Add a user; a random password is printed unless one is given on standard input
     Add {
-        /// 1 to 64 letters, digits, '.', '_' and '-'
+        /// 1 to 255 bytes of text without control characters
         name: String,
         /// What the user may do: listener, publisher or admin
         #[arg(long, default_value = "listener")]
@@ -31,7 +32,7 @@ pub(super) enum UserCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Set a user's password; their sessions end
+    /// Set a user's password; their sessions end, with their streams, within about a second
     Passwd {
         /// The user's name
         name: String,
@@ -72,7 +73,7 @@ pub(super) enum TokenCommand {
     },
     /// List the tokens
     List(StoreArgs),
-    /// Revoke a token; its streams end within half a minute
+    /// Revoke a token; its streams end within about a second
     Revoke {
         /// The number that 'token list' shows
         id: i64,
@@ -87,7 +88,7 @@ pub(super) async fn user(command: UserCommand) -> anyhow::Result<()> {
             let (_, accounts) = open(&store).await?;
             let (password, is_new) = choose(&password)?;
             let user = accounts.create(&name, &password, role).await?;
-            println!("{} {}", user.name, user.role.as_str());
+            println!("{} {}", harmless(&user.name), user.role.as_str());
             show(&password, is_new);
         }
         UserCommand::Passwd { name, password, store } => {
@@ -95,7 +96,7 @@ pub(super) async fn user(command: UserCommand) -> anyhow::Result<()> {
             let user = find(&store, &name).await?;
             let (password, is_new) = choose(&password)?;
             let ended = accounts.set_password(user.id, &password, None).await?;
-            println!("{name}: password set, {} sessions ended", ended);
+            println!("{}: password set, {ended} sessions ended", harmless(&name));
             show(&password, is_new);
         }
         UserCommand::List(store) => {
@@ -104,7 +105,12 @@ pub(super) async fn user(command: UserCommand) -> anyhow::Result<()> {
             loop {
                 let users = store.users(&after, PAGE).await?;
                 for user in &users {
-                    println!("{}\t{}\t{}", user.name, user.role.as_str(), rfc3339(user.created_at));
+                    println!(
+                        "{}\t{}\t{}",
+                        harmless(&user.name),
+                        user.role.as_str(),
+                        rfc3339(user.created_at)
+                    );
                 }
                 let Some(last) = users.last() else { break };
                 after.clone_from(&last.name);
@@ -127,14 +133,18 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
             let (store, _) = open(&store).await?;
             for token in store.tokens(None, 10_000).await? {
                 let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
-                let state = if token.revoked_at.is_some() { "revoked" } else { "valid" };
+                let state = match (token.revoked_at, token.user.disabled_at) {
+                    (Some(_), _) => "revoked",
+                    (None, Some(_)) => "disabled",
+                    (None, None) => "valid",
+                };
                 let ends = token.expires_at.map_or_else(|| "never ends".into(), rfc3339);
                 println!(
                     "{}\t{}\t{}\t{state}\t{ends}\t{}",
                     token.id,
-                    token.user.name,
+                    harmless(&token.user.name),
                     scopes.join(","),
-                    token.name
+                    harmless(&token.name)
                 );
             }
         }
@@ -148,7 +158,7 @@ pub(super) async fn token(command: TokenCommand) -> anyhow::Result<()> {
 }
 
 async fn open(args: &StoreArgs) -> anyhow::Result<(Store, Accounts)> {
-    let store = open_store(args, false).await?;
+    let store = open_store(args).await?;
     let accounts =
         Accounts::new(store.clone(), Ttl::open("memory:", &TtlLimits::default())?, Notifier::without_bus());
     Ok((store, accounts))
@@ -156,7 +166,7 @@ async fn open(args: &StoreArgs) -> anyhow::Result<(Store, Accounts)> {
 
 async fn find(store: &Store, name: &str) -> anyhow::Result<User> {
     let found = store.user_by_name(name).await?;
-    Ok(found.with_context(|| format!("there is no user {name}"))?.0)
+    Ok(found.with_context(|| format!("there is no user {}", harmless(name)))?.0)
 }
 
 /// The password given, or a random one (true).

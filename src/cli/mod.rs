@@ -2,6 +2,7 @@
 
 mod accounts;
 mod client;
+mod config;
 mod lines;
 mod migrate;
 mod publish;
@@ -9,13 +10,15 @@ mod serve;
 mod tail;
 mod terminal;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::config::{ServeArgs, StoreArgs};
-use crate::store::{Schema, Store};
+use crate::config::{ConfigFile, ServeArgs, StoreArgs};
+use crate::store::{Schema, Store, StoreError};
 
 /// Fan-out of Server-Sent Events: publish to any node, everyone it is for sees it at once.
 #[derive(Debug, Parser)]
@@ -43,7 +46,7 @@ enum Command {
     /// the next server if several are given. What it has to say itself goes to standard error.
     #[command(after_long_help = TAIL_EXAMPLES)]
     Tail(Box<tail::TailArgs>),
-    /// Bring the database's schema up to date
+    /// Create the store if it is not there, and bring its schema up to date
     ///
     /// Nodes of the version before go on working meanwhile, and may be started again until --finish. May be run again
     /// at any time: what is done is left alone, what broke off goes on where it was.
@@ -54,6 +57,9 @@ enum Command {
     /// Make, list and revoke API tokens
     #[command(subcommand)]
     Token(accounts::TokenCommand),
+    /// Check the configuration, or show where each value comes from
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 const PUBLISH_EXAMPLES: &str = r#"Examples:
@@ -83,9 +89,10 @@ const TAIL_EXAMPLES: &str = r#"Examples:
     carillon tail --type order.paid --count 1"#;
 
 impl Cli {
-    /// Reads the command line. A mistake in it is told in one line on standard error, and gives status 2.
+    /// Reads the command line, the environment and the configuration file. A mistake in them is one line on standard
+    /// error, and gives status 2.
     pub fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| {
+        Self::read_from(&std::env::args_os().collect::<Vec<_>>()).map_err(|error| {
             match error.kind() {
                 ErrorKind::DisplayHelp
                 | ErrorKind::DisplayVersion
@@ -98,6 +105,37 @@ impl Cli {
             ExitCode::from(if error.use_stderr() { 2 } else { 0 })
         })
     }
+
+    /// The file is known only once the options were read; so they are read again, on top of it.
+    fn read_from(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let mut matches = Self::command().try_get_matches_from(arguments)?;
+        let file = file_of(&matches)?;
+        if let Some(file) = &file {
+            matches = file.fill(Self::command()).try_get_matches_from(arguments)?;
+        }
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut Self::command()))?;
+        let rules = file.as_ref().and_then(ConfigFile::topic_rules).map(<[_]>::to_vec);
+        match &mut cli.command {
+            None => cli.serve.file_rules = rules,
+            Some(Command::Serve(args)) => args.file_rules = rules,
+            Some(Command::Config(command)) => command.fill(rules, leaf(&matches), file.as_ref()),
+            Some(_) => {}
+        }
+        Ok(cli)
+    }
+}
+
+/// The matches of the innermost command.
+fn leaf(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, below)| leaf(below))
+}
+
+/// The configuration file that was named, if the command takes one.
+fn file_of(matches: &ArgMatches) -> Result<Option<ConfigFile>, clap::Error> {
+    let path = leaf(matches).try_get_one::<PathBuf>("config").ok().flatten();
+    path.map(|path| ConfigFile::read(path))
+        .transpose()
+        .map_err(|error| clap::Error::raw(ErrorKind::Io, error.to_string()))
 }
 
 /// What clap says over several lines, without the usage, in one.
@@ -120,6 +158,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Migrate(args)) => migrate::run(args).await,
         Some(Command::User(command)) => accounts::user(command).await,
         Some(Command::Token(command)) => accounts::token(command).await,
+        Some(Command::Config(command)) => command.run(),
     }
 }
 
@@ -128,22 +167,76 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 #[error("{0}")]
 pub struct Misconfigured(pub String);
 
-/// Opens a store whose schema this program knows; the embedded one is brought up to date.
-async fn open_store(args: &StoreArgs, migrate: bool) -> anyhow::Result<Store> {
-    let store = args.open().await.map_err(|error| Misconfigured(error.to_string()))?;
-    if migrate || store.is_embedded() {
-        store.migrate().await?;
-        return Ok(store);
+impl Misconfigured {
+    fn store(error: &StoreError) -> Self {
+        Self(format!("--store-url: {error}"))
     }
-    match store.schema().await? {
-        usable if usable.is_usable() => Ok(store),
-        Schema::Empty | Schema::Older => Err(Misconfigured(
-            "the database's schema is older than this program: run 'carillon migrate', or serve with --migrate".into(),
-        )
-        .into()),
-        _ => Err(Misconfigured(
-            "the database's schema is newer than this program may use, or was altered".into(),
-        )
-        .into()),
+}
+
+/// Opens the store of a node; an embedded one is created and brought up to date.
+async fn create_store(args: &StoreArgs) -> Result<Store, Misconfigured> {
+    args.open().await.map_err(|error| Misconfigured::store(&error))
+}
+
+/// Opens a store that is there and whose schema this program may use. Nothing is created or changed: a node of another
+/// version may be running on it.
+async fn open_store(args: &StoreArgs) -> anyhow::Result<Store> {
+    let url = args.store_url.reveal();
+    if !Store::may_exist(url).map_err(|error| Misconfigured::store(&error))? {
+        let folder = std::env::current_dir().unwrap_or_default();
+        return Err(Misconfigured(format!(
+            "there is no store at {}, seen from {}: --store-url names another; 'carillon serve' and 'carillon migrate' create one",
+            args.store_url,
+            folder.display()
+        ))
+        .into());
+    }
+    say_which_store(args);
+    let store = create_store(args).await?;
+    check_schema(&store).await?;
+    Ok(store)
+}
+
+/// Fails when the store's schema is not one this program may use.
+async fn check_schema(store: &Store) -> anyhow::Result<()> {
+    let wrong = match store.schema().await? {
+        usable if usable.is_usable() => return Ok(()),
+        Schema::Empty | Schema::Older => {
+            "the database's schema is older than this program: run 'carillon migrate', or serve with --migrate"
+        }
+        _ => "the database's schema is newer than this program may use, or was altered",
+    };
+    Err(Misconfigured(wrong.into()).into())
+}
+
+/// What is in another store than was thought looks like nothing at all: so it is said.
+fn say_which_store(args: &StoreArgs) {
+    terminal::say(&format!("store: {}", args.store_url));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Cli {
+        let all = ["carillon"].iter().chain(arguments).map(OsString::from).collect::<Vec<_>>();
+        Cli::read_from(&all).unwrap()
+    }
+
+    #[test]
+    fn no_secret_reaches_debug() {
+        let secret = "postgres://me:hunter2@host/x";
+        let cases: [&[&str]; 6] = [
+            &["--store-url", secret, "--bus-url", secret],
+            &["serve", "--store-url", secret, "--ttl-url", secret],
+            &["migrate", "--store-url", secret],
+            &["user", "list", "--store-url", secret],
+            &["config", "show", "--bus-url", secret],
+            &["tail", "--token", "hunter2"],
+        ];
+        for arguments in cases {
+            let cli = format!("{:?}", read(arguments));
+            assert!(!cli.contains("hunter2"), "{cli}");
+        }
     }
 }

@@ -2,23 +2,28 @@
 
 use std::future::Future;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{Misconfigured, open_store};
+use super::config::open_keys;
+use super::{Misconfigured, check_schema, create_store};
 use crate::account::{Role, Scope};
 use crate::bus::Notifier;
-use crate::config::ServeArgs;
+use crate::config::{MetricsListen, ServeArgs};
 use crate::http::server::{ConnectionLimits, Ending};
 use crate::http::{Settings, health, router, server};
 use crate::identity::{Accounts, random_secret};
 use crate::node::Node;
 use crate::store::Store;
-use crate::ttl::{Ttl, TtlLimits};
 
 /// Runs a node until it is told to stop by a signal.
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -26,61 +31,76 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let listener = server::bind(args.listen)
         .map_err(|error| Misconfigured(format!("--listen {}: cannot listen there: {error}", args.listen)))?;
     let ending = Ending::default();
-    if args.metrics_listen != "off" {
-        tokio::spawn(metrics(&args.metrics_listen, ending.clone())?);
+    if let MetricsListen::At(address) = args.metrics_listen {
+        tokio::spawn(metrics(address, ending.clone())?);
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let told = async move {
+    let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    serve(args, listener, told, ending).await
+    tokio::pin!(stop);
+    let node = tokio::select! {
+        node = start(&args, &listener) => node?,
+        // Nobody is here yet: there is nothing to drain.
+        () = &mut stop => return Ok(()),
+    };
+    serve(&args, node, listener, stop, ending).await
 }
 
-/// Writes the log to standard error, as `RUST_LOG` says.
+/// What is logged says `RUST_LOG`: levels by module, such as `carillon=debug,warn`.
 pub(super) fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "carillon=info,warn".into()),
-        )
+    let filter: Targets = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|levels| levels.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_target("carillon", Level::INFO).with_default(Level::WARN));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_filter(filter);
+    tracing_subscriber::registry().with(lines).init();
 }
 
-/// Serves on `listener` until `told`; then drains.
-async fn serve(
-    args: ServeArgs,
-    listener: TcpListener,
-    told: impl Future<Output = ()>,
-    ending: Ending,
-) -> anyhow::Result<()> {
-    let wrong = |error: &dyn std::fmt::Display| Misconfigured(error.to_string());
+/// Opens what a node stands on, and starts it.
+async fn start(args: &ServeArgs, listener: &TcpListener) -> anyhow::Result<Node> {
     let rules = args.topic_rules().map_err(Misconfigured)?;
-    let store = open_store(&args.store, args.migrate).await?;
-    let option = if args.ttl_url.is_some() { "--ttl-url" } else { "--bus-url" };
-    let ttl = Ttl::open(args.ttl_url(), &TtlLimits::default())
-        .map_err(|error| Misconfigured(format!("{option}: {}", error.0)))?;
+    let store = create_store(&args.store).await?;
+    if args.migrate || store.is_embedded() {
+        store.migrate().await?;
+    } else {
+        check_schema(&store).await?;
+    }
+    let ttl = open_keys(args)?;
     let address = listener.local_addr()?;
     if store.is_embedded() {
         let accounts = Accounts::new(store.clone(), ttl.clone(), Notifier::without_bus());
         greet(&store, &accounts, &format!("http://{address}")).await?;
     }
-    let limits = args.node_limits();
+    let node = Node::start(store, args.bus_url.reveal(), ttl, rules, args.node_limits())
+        .map_err(|error| Misconfigured(error.to_string()))?;
+    node.services.status.set_address(address);
+    Ok(node)
+}
+
+/// Serves on `listener` until `stop`; then drains.
+async fn serve(
+    args: &ServeArgs,
+    node: Node,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+    ending: Ending,
+) -> anyhow::Result<()> {
     let settings = Settings {
         max_data_bytes: args.max_data_bytes,
-        max_batch: limits.publish.batch,
+        max_batch: args.node_limits().publish.batch,
         secure_cookies: args.secure_cookies,
         examples: !args.no_examples,
     };
-    let node = Node::start(store, &args.bus_url, ttl, rules, limits).map_err(|e| wrong(&e))?;
-    node.services.status.set_address(address);
     let router = router(node.services.clone(), settings)?;
-    tracing::info!(%address, "listening");
+    tracing::info!(address = %listener.local_addr()?, "listening");
     let connections = ConnectionLimits {
         max: args.max_connections,
         // A little longer than a stalled stream may last: that one is closed by name and counted.
@@ -88,7 +108,7 @@ async fn serve(
     };
     let serving = tokio::spawn(server::serve(listener, router, connections, ending.clone()));
     tokio::select! {
-        () = told => {
+        () = stop => {
             tracing::info!("draining");
             ending.draining.cancel();
             node.drain().await;
@@ -105,13 +125,12 @@ async fn serve(
 const METRICS_CONNECTIONS: ConnectionLimits =
     ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
 
-/// The metrics listener, on its own address.
-fn metrics(address: &str, ending: Ending) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Misconfigured(format!("--metrics-listen {address}: cannot listen there: {error}"))
-    };
-    let parsed = address.parse().map_err(|e| wrong(&e))?;
-    let listener = server::bind(parsed).map_err(|e| wrong(&e))?;
+/// How often a metrics address that is taken is tried again.
+const METRICS_RETRY: Duration = Duration::from_secs(10);
+
+/// The metrics listener, on its own address. One that is taken costs the metrics until it is free, never the node: many
+/// programs have a port for Prometheus.
+fn metrics(address: SocketAddr, ending: Ending) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let recorder = PrometheusBuilder::new().install_recorder()?;
     let router = health::metrics_router(recorder.clone());
     let upkeep = async move {
@@ -120,13 +139,46 @@ fn metrics(address: &str, ending: Ending) -> anyhow::Result<impl Future<Output =
             recorder.run_upkeep();
         }
     };
+    let serving = async move {
+        let listener = bind_metrics(address).await;
+        server::serve(listener, router, METRICS_CONNECTIONS, ending).await;
+    };
     Ok(async move {
         tokio::select! {
-            () = server::serve(listener, router, METRICS_CONNECTIONS, ending) => {}
+            () = serving => {}
             () = upkeep => {}
         }
     })
 }
+
+/// Listens at `address`, as soon as that is free.
+async fn bind_metrics(address: SocketAddr) -> TcpListener {
+    let mut failures = 0_u64;
+    loop {
+        match server::bind(address) {
+            Ok(listener) => {
+                if failures > 0 {
+                    tracing::info!(%address, failures, "metrics are served now");
+                }
+                return listener;
+            }
+            Err(error) => {
+                metrics::counter!("carillon_metrics_listen_failures_total").increment(1);
+                if failures == 0 {
+                    let again = METRICS_RETRY.as_secs();
+                    tracing::warn!(
+                        "--metrics-listen {address}: cannot listen there: {error}; metrics are not served; tried again every {again} s"
+                    );
+                }
+                failures += 1;
+                tokio::time::sleep(METRICS_RETRY).await;
+            }
+        }
+    }
+}
+
+/// How long the token of the first start is valid.
+const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// On an empty embedded store: demo accounts, shown once, with a line that publishes.
 async fn greet(store: &Store, accounts: &Accounts, address: &str) -> anyhow::Result<()> {
@@ -140,11 +192,13 @@ async fn greet(store: &Store, accounts: &Accounts, address: &str) -> anyhow::Res
         let user = accounts.create(name, &password, role).await?;
         println!("    {name:<6} {password}");
         if role == Role::Admin {
-            token =
-                accounts.create_token(user.id, "first try", &[Scope::Publish, Scope::Listen], None).await?.0;
+            let lifetime = Some(FIRST_TOKEN_LIFETIME);
+            token = accounts.create_token(user.id, "first try", &[Scope::Publish], lifetime).await?.0;
         }
     }
-    println!("\nOpen {address}/ and sign in. Then publish to everyone:\n");
+    println!(
+        "\nOpen {address}/ and sign in. Then publish to everyone; this token permits publishing only, for one day:\n"
+    );
     println!(
         "    curl {address}/api/v1/events -H 'Authorization: Bearer {token}' \
          -d '{{\"type\":\"notification\",\"to\":\"everyone\",\"data\":{{\"title\":\"It works\"}}}}'\n"

@@ -5,5 +5,5 @@ mod readiness;
 mod status;
 
 pub use drain::close_streams;
-pub use readiness::{Readiness, Unready, send_heartbeat};
+pub use readiness::{Readiness, ServerError, Unready, send_bus_heartbeat};
 pub use status::{ANNOUNCE_EVERY, Cluster, NodeStatus, Status};

@@ -6,28 +6,48 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
-use crate::bus::message::{Message, node_channel};
+use crate::bus::message::{Message, MessageWriter, node_channel};
 use crate::delivery::Progress;
+use crate::event::rfc3339;
+use crate::redis::OutageReport;
+use crate::ttl::Ttl;
 
 /// One reason why a node is not ready.
 pub type Unready = &'static str;
 
-/// How many heartbeats may fail to come back before the bus counts as down.
+/// How many bus heartbeats may fail to come back before the bus counts as down.
 const MISSED_HEARTBEATS: u32 = 5;
+
+/// The last error of a server that a node needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// The server's error code, or a category; holds no secret.
+    pub error: String,
+    /// When it began, in RFC 3339, by the database's clock.
+    pub since: String,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Readiness {
     progress: Arc<Progress>,
-    heartbeat_every: Duration,
+    bus: Bus,
+    ttl: Ttl,
+    bus_heartbeat_every: Duration,
     draining: CancellationToken,
     stop: CancellationToken,
 }
 
 impl Readiness {
     /// Of a node whose tasks end with `stop`.
-    pub fn new(progress: Arc<Progress>, heartbeat_every: Duration, stop: CancellationToken) -> Self {
-        Self { progress, heartbeat_every, draining: CancellationToken::new(), stop }
+    pub fn new(
+        progress: Arc<Progress>,
+        bus: Bus,
+        ttl: Ttl,
+        bus_heartbeat_every: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { progress, bus, ttl, bus_heartbeat_every, draining: CancellationToken::new(), stop }
     }
 
     /// Why this node should get no new listeners; empty when it is ready.
@@ -50,12 +70,27 @@ impl Readiness {
         self.progress.is_store_ok()
     }
 
-    /// Whether the bus brings back this node's heartbeat.
+    /// Whether the bus brings back this node's heartbeats.
     pub fn is_bus_ok(&self) -> bool {
-        self.progress.has_heard_heartbeat_within(self.heartbeat_every * MISSED_HEARTBEATS)
+        self.progress.has_received_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
     }
 
-    /// Whether the node was told to stop.
+    /// What is wrong with the server behind the bus.
+    pub fn bus_error(&self) -> Option<ServerError> {
+        self.bus.outage().map(|outage| self.server_error(outage))
+    }
+
+    /// What is wrong with the server behind the expiring keys. A node is ready without it.
+    pub fn ttl_error(&self) -> Option<ServerError> {
+        self.ttl.outage().map(|outage| self.server_error(outage))
+    }
+
+    fn server_error(&self, outage: OutageReport) -> ServerError {
+        let lasts = i64::try_from(outage.since.elapsed().as_millis()).unwrap_or(0);
+        ServerError { error: outage.error, since: rfc3339(self.progress.clock.now() - lasts) }
+    }
+
+    /// Whether the node was asked to stop.
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
@@ -65,7 +100,7 @@ impl Readiness {
         self.draining.cancel();
     }
 
-    /// Resolves when the node was told to stop.
+    /// Resolves when the node was asked to stop.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
     }
@@ -76,10 +111,10 @@ impl Readiness {
     }
 }
 
-/// A message to itself through the bus: readiness rests on its coming back.
-pub async fn send_heartbeat(bus: &Bus, name: &str, progress: &Progress) {
-    let message = (node_channel(name), Message::Heartbeat(progress.now()).encode());
-    if let Err(error) = bus.publish(&[message]).await {
-        tracing::debug!(%error, "the heartbeat could not be sent");
+/// Sends a bus heartbeat, a message to this node itself: it is ready as long as they come back.
+pub async fn send_bus_heartbeat(bus: &Bus, writer: &MessageWriter, progress: &Progress) {
+    let Some(message) = writer.encode(&Message::Heartbeat(progress.now())) else { return };
+    if let Err(error) = bus.publish(&[(node_channel(writer.sender()), message)]).await {
+        tracing::debug!(%error, "a bus heartbeat could not be sent");
     }
 }

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::Readiness;
+use super::{Readiness, ServerError};
 use crate::delivery::Progress;
 use crate::delivery::hub::Hub;
 use crate::delivery::stream::Streams;
-use crate::event::Position;
-use crate::event::frame::rfc3339;
+use crate::event::{Position, rfc3339};
 use crate::publishing::Publisher;
 use crate::store::clock::Clock;
 use crate::ttl::Ttl;
@@ -42,8 +41,8 @@ pub struct NodeStatus {
     pub version: String,
     /// When it was started.
     pub started_at: String,
-    /// When it told this.
-    pub told_at: String,
+    /// When it reported this.
+    pub reported_at: String,
     /// Streams open there.
     pub listeners: usize,
     /// Events committed there, a second.
@@ -56,6 +55,18 @@ pub struct NodeStatus {
     pub lag_seconds: f64,
     /// Whether the bus brings back its heartbeat.
     pub bus_ok: bool,
+    /// The last error of the server behind its bus, while there is an outage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus_error: Option<String>,
+    /// When that outage began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus_error_since: Option<String>,
+    /// The last error of the server behind its expiring keys, while there is an outage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_error: Option<String>,
+    /// When that outage began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_error_since: Option<String>,
     /// Whether it reached the store.
     pub store_ok: bool,
     /// Whether it was told to stop.
@@ -69,10 +80,10 @@ pub struct NodeStatus {
 /// All nodes, as one of them knows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cluster {
-    /// When.
+    /// When they were asked.
     pub at: String,
-    /// The name of the node that says so.
-    pub told_by: String,
+    /// The name of the node that was asked.
+    pub reported_by: String,
     /// By host, address and name.
     pub nodes: Vec<NodeStatus>,
     /// Whether these are all; otherwise others may be there that could not be asked about.
@@ -160,19 +171,26 @@ impl Status {
     pub fn own(&self) -> NodeStatus {
         let (now, age) = (self.progress.clock.now(), self.progress.age());
         let rates = *self.rates();
+        let split = |error: Option<ServerError>| error.map(|e| (e.error, e.since)).unzip();
+        let (bus_error, bus_error_since) = split(self.readiness.bus_error());
+        let (ttl_error, ttl_error_since) = split(self.readiness.ttl_error());
         NodeStatus {
             name: self.name.clone(),
             host: host(),
             address: self.address.get().cloned().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: rfc3339(now - i64::try_from(age.as_millis()).unwrap_or(0)),
-            told_at: rfc3339(now),
+            reported_at: rfc3339(now),
             listeners: self.hub.len(),
             published_per_second: rates.published_per_second,
             delivered_per_second: rates.delivered_per_second,
             lag: self.progress.lag(),
             lag_seconds: (self.progress.behind_for().as_secs_f64() * 10.0).round() / 10.0,
             bus_ok: self.readiness.is_bus_ok(),
+            bus_error,
+            bus_error_since,
+            ttl_error,
+            ttl_error_since,
             store_ok: self.readiness.is_store_ok(),
             draining: self.readiness.is_draining(),
             reasons: self.readiness.unready().into_iter().map(str::to_owned).collect(),
@@ -194,7 +212,7 @@ impl Status {
         nodes.push(self.own());
         nodes.sort_by(|a, b| (&a.host, &a.address, &a.name).cmp(&(&b.host, &b.address, &b.name)));
         let at = rfc3339(self.progress.clock.now());
-        let cluster = Arc::new(Cluster { at, told_by: self.name.clone(), nodes, complete });
+        let cluster = Arc::new(Cluster { at, reported_by: self.name.clone(), nodes, complete });
         *known = Some((Instant::now(), cluster.clone()));
         cluster
     }
@@ -224,11 +242,11 @@ impl Status {
         }
         self.rates().advance(Instant::now(), self.publisher.published(), self.streams.delivered());
         let status = serde_json::to_vec(&self.own()).unwrap_or_default();
-        let told = async {
+        let announced = async {
             self.ttl.put(&key(&self.name), &status, LIFETIME).await?;
             self.ttl.enter(NODES, std::slice::from_ref(&self.name), LIFETIME).await
         };
-        if let Err(error) = told.await {
+        if let Err(error) = announced.await {
             tracing::debug!(%error, "the status of this node could not be announced");
         }
     }
@@ -280,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_tells_can_be_read() {
+    fn what_another_version_reports_can_be_read() {
         let read: NodeStatus = serde_json::from_str(r#"{"name": "a", "listeners": 3, "new": {}}"#).unwrap();
         assert_eq!(read, NodeStatus { name: "a".into(), listeners: 3, ..NodeStatus::default() });
     }

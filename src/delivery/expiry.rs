@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
 use tokio::sync::watch;
 
+use super::frame::ServerEvent;
 use super::hub::Hub;
 use crate::event::{Cursor, Epoch};
 use crate::publishing::LIVE_KEY;
@@ -34,7 +34,7 @@ pub async fn watch_expirations(ttl: Ttl, hub: Arc<Hub>, store: Store, epoch: wat
         };
         let guard = hub.lock();
         guard.forget(&audience, position);
-        guard.notify(&audience, "carillon.expire", &json!({ "position": position }));
+        guard.notify(&audience, ServerEvent::expire(position));
     }
     // The keys' watcher ends only with the process; waiting keeps this node's other tasks alive.
     std::future::pending::<()>().await;

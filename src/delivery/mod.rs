@@ -1,6 +1,8 @@
 //! From the log to the socket: applies the log in order on this node and hands events to its streams.
 
+pub mod endings;
 pub mod expiry;
+pub mod frame;
 pub mod hub;
 pub mod presence;
 mod progress;

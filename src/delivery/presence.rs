@@ -1,11 +1,11 @@
 //! Presence: who holds a stream on a topic, on whichever node.
 //!
-//! Each node enters its users in a set that all share, whose members expire, and says on the topic's channel who
-//! came to it and who left it. The word on the channel is fast and may be lost; the set is read again and again, and
-//! what a killed node entered ends by itself. One task does all of it, so that what one listener is told stands in
+//! Each node enters its users in a set that all share, whose members expire, and sends on the topic's channel who
+//! came to it and who left it. A notice is fast and may be lost; the set is read again and again, and
+//! what a killed node entered expires. One task does all of it, so that what one listener gets stands in
 //! one order: who is there, then who comes and who leaves.
 
-mod room;
+mod topic_users;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use serde::Serialize;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::sleep_until;
 
+use super::frame::ServerEvent;
 use super::hub::{Changes, Hub};
 use crate::bus::Bus;
-use crate::bus::message::{Message, Notice, topic_channel};
+use crate::bus::message::{Message, MessageWriter, Notice, topic_channel};
 use crate::event::Topic;
-use crate::event::frame::control_body;
 use crate::ttl::{Ttl, TtlError};
-use room::{Change, MAX_PLACES, Name, Room};
+use topic_users::{Change, MAX_PLACES, Name, TopicUsers};
 
-/// How often changes are taken note of, at most.
+/// How often changes are handled, at most.
 const TICK: Duration = Duration::from_millis(250);
-/// How long somebody may be gone before that is told: a reload, or another node.
+/// How long somebody may be gone before that is sent: a reload, or another node.
 const GRACE: Duration = Duration::from_secs(2);
-/// How soon a topic that is new here is read once more: what was said before its channel was subscribed is not heard.
+/// How soon a topic that is new here is read once more: notices from before its channel was subscribed are missed.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// How soon it is tried again when the set could not be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -37,13 +37,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// often: between two reads of a set, every node that lives has entered its users.
 const ENTRIES: u32 = 5;
 const READS: u32 = 3;
-/// The most changes of a topic that are told one by one; of more, those who watch are told anew who is there.
-const MAX_TOLD: usize = 50;
-/// The most names in one word on the channel.
+/// The most changes of a topic that are sent one by one; of more, those who watch get anew who is there.
+const MAX_CHANGES: usize = 50;
+/// The most names in one notice.
 const MAX_NAMES: usize = 500;
 /// The most names shown of a topic.
 const MAX_SHOWN: usize = 200;
-/// How many words of other nodes may wait; of more, the sets are read.
+/// How many notices of other nodes may wait; of more, the sets are read.
 const QUEUE: usize = 1_024;
 /// How many sets are written or read at once.
 const AT_ONCE: usize = 64;
@@ -55,7 +55,7 @@ fn set(topic: &Topic) -> String {
 
 /// Who came to a node and who left it, on one topic.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct RemoteChange {
     pub(super) topic: Topic,
     pub(super) node: String,
     pub(super) joined: Vec<String>,
@@ -77,8 +77,8 @@ impl Present {
         Self { topic: topic.clone(), users: users.take(MAX_SHOWN).cloned().collect(), count }
     }
 
-    fn body(&self) -> Arc<str> {
-        control_body("carillon.presence", self).into()
+    fn server_event(&self) -> Arc<ServerEvent> {
+        Arc::new(ServerEvent::presence(self))
     }
 }
 
@@ -87,36 +87,35 @@ pub struct Presence {
     hub: Arc<Hub>,
     ttl: Ttl,
     bus: Bus,
-    /// This node's name.
-    node: String,
+    writer: MessageWriter,
     /// How long a node's users count as present after it last said so.
     lifetime: Duration,
-    heard: mpsc::Sender<Heard>,
-    /// Words were lost, or the sets may have been emptied: everything is entered and read again.
-    doubted: Notify,
+    remote: mpsc::Sender<RemoteChange>,
+    /// Notices were lost, or the sets may have been emptied: everything is entered and read again.
+    stale: Notify,
     /// Until the task takes it.
-    inbox: Mutex<Option<mpsc::Receiver<Heard>>>,
+    inbox: Mutex<Option<mpsc::Receiver<RemoteChange>>>,
 }
 
 impl Presence {
-    /// Of the listeners of `hub`, on the node called `node`, whose entries last `lifetime`.
-    pub fn new(hub: Arc<Hub>, ttl: Ttl, bus: Bus, node: String, lifetime: Duration) -> Self {
-        let (heard, inbox) = mpsc::channel(QUEUE);
-        let (doubted, inbox) = (Notify::new(), Mutex::new(Some(inbox)));
-        Self { hub, ttl, bus, node, lifetime, heard, doubted, inbox }
+    /// Of the listeners of `hub`, on the node whose messages `writer` writes and whose entries last `lifetime`.
+    pub fn new(hub: Arc<Hub>, ttl: Ttl, bus: Bus, writer: MessageWriter, lifetime: Duration) -> Self {
+        let (remote, inbox) = mpsc::channel(QUEUE);
+        let (stale, inbox) = (Notify::new(), Mutex::new(Some(inbox)));
+        Self { hub, ttl, bus, writer, lifetime, remote, stale, inbox }
     }
 
-    /// Another node said something.
-    pub(super) fn hear(&self, heard: Heard) {
-        if self.heard.try_send(heard).is_err() {
+    /// A node, perhaps this one, sent who came and left.
+    pub(super) fn remote_change(&self, change: RemoteChange) {
+        if self.remote.try_send(change).is_err() {
             metrics::counter!("carillon_presence_notices_dropped_total").increment(1);
-            self.doubt();
+            self.mark_stale();
         }
     }
 
-    /// The bus was away, and maybe what is beside it.
-    pub(super) fn doubt(&self) {
-        self.doubted.notify_one();
+    /// The bus was away, and maybe the sets were emptied meanwhile.
+    pub(super) fn mark_stale(&self) {
+        self.stale.notify_one();
     }
 
     /// Who is on a topic, by the shared set and by who listens here.
@@ -137,7 +136,7 @@ async fn places(ttl: &Ttl, topic: &Topic) -> Result<Vec<(String, String)>, TtlEr
 }
 
 /// A topic with what its set holds.
-async fn look(ttl: Ttl, topic: Topic) -> (Topic, Result<Vec<(String, String)>, TtlError>) {
+async fn read_set(ttl: Ttl, topic: Topic) -> (Topic, Result<Vec<(String, String)>, TtlError>) {
     let places = places(&ttl, &topic).await;
     (topic, places)
 }
@@ -161,15 +160,15 @@ async fn write(
 
 /// A topic that somebody here listens to, or did a moment ago.
 struct Watched {
-    room: Room,
-    /// Whether words about it are heard: not while nobody listens here.
-    is_heard: bool,
-    /// Whether the next read is the first since words are heard.
+    users: TopicUsers,
+    /// Whether its channel is subscribed: not while nobody listens here.
+    is_subscribed: bool,
+    /// Whether the next read is the first since the channel is subscribed.
     is_new: bool,
     read_at: Instant,
 }
 
-/// What this node does to a set, and says on the channel.
+/// What this node does to a set, and sends on the channel.
 #[derive(Default)]
 struct Own {
     enter: Vec<Name>,
@@ -179,68 +178,69 @@ struct Own {
 
 struct Keeper {
     presence: Arc<Presence>,
-    rooms: HashMap<Topic, Watched>,
+    topics: HashMap<Topic, Watched>,
     enter_at: Instant,
 }
 
-/// Looks after presence until the node ends.
+/// Keeps presence up to date until the node ends.
 pub async fn run(presence: Arc<Presence>) {
     let inbox = presence.inbox.lock().await.take();
     let Some(mut inbox) = inbox else { return };
     let enter_at = Instant::now() + presence.lifetime / ENTRIES;
-    let mut keeper = Keeper { presence: presence.clone(), rooms: HashMap::new(), enter_at };
+    let mut keeper = Keeper { presence: presence.clone(), topics: HashMap::new(), enter_at };
     let mut ran = Instant::now() - TICK;
     loop {
         let mut first = None;
         tokio::select! {
             () = presence.hub.presence_changed() => {}
-            () = presence.doubted.notified() => keeper.doubt(),
-            heard = inbox.recv() => first = heard,
+            () = presence.stale.notified() => keeper.refresh(),
+            change = inbox.recv() => first = change,
             () = sleep_until(keeper.wake_at().into()) => {}
         }
-        // What comes within a moment is looked at together.
+        // What comes within a moment is handled together.
         sleep_until((ran + TICK).into()).await;
         ran = Instant::now();
-        let mut heard: Vec<Heard> = first.into_iter().collect();
+        let mut remote: Vec<RemoteChange> = first.into_iter().collect();
         while let Ok(more) = inbox.try_recv() {
-            heard.push(more);
+            remote.push(more);
         }
-        keeper.turn(heard).await;
+        keeper.turn(remote).await;
     }
 }
 
 impl Keeper {
     /// When time alone brings something to do.
     fn wake_at(&self) -> Instant {
-        let reads = self.rooms.values().filter(|watched| watched.is_heard).map(|watched| watched.read_at);
-        let leaves = self.rooms.values().filter_map(|watched| watched.room.next_left(GRACE));
+        let reads =
+            self.topics.values().filter(|watched| watched.is_subscribed).map(|watched| watched.read_at);
+        let leaves = self.topics.values().filter_map(|watched| watched.users.next_left(GRACE));
         reads.chain(leaves).fold(self.enter_at, Instant::min)
     }
 
     /// All is entered again, and read when other nodes have done so, too.
-    fn doubt(&mut self) {
+    fn refresh(&mut self) {
         let now = Instant::now();
         self.enter_at = now;
-        for watched in self.rooms.values_mut() {
+        for watched in self.topics.values_mut() {
             watched.read_at = watched.read_at.min(now + SECOND_LOOK);
         }
     }
 
-    async fn turn(&mut self, heard: Vec<Heard>) {
+    async fn turn(&mut self, remote: Vec<RemoteChange>) {
         let now = Instant::now();
-        for Heard { topic, node, joined, left } in heard {
-            if node != self.presence.node
-                && let Some(watched) = self.rooms.get_mut(&topic)
+        for RemoteChange { topic, node, joined, left } in remote {
+            if node != self.presence.writer.sender()
+                && let Some(watched) = self.topics.get_mut(&topic)
             {
-                watched.room.heard(&node, &joined, &left);
+                watched.users.remote_change(&node, &joined, &left);
             }
         }
         let changes = self.presence.hub.take_presence();
         let own = self.own(&changes, now);
         self.enter_and_leave(own, now).await;
         self.read(now).await;
-        self.tell(changes);
-        self.rooms.retain(|_, watched| watched.is_heard || !watched.room.is_nobody_here());
+        self.notify(changes);
+        self.topics.retain(|_, watched| watched.is_subscribed || !watched.users.is_nobody_here());
     }
 
     /// What changed on this node: who is new, who has been gone for long enough, and all of them if it is time.
@@ -248,34 +248,34 @@ impl Keeper {
         let mut own: HashMap<Topic, Own> = HashMap::new();
         for topic in &changes.topics {
             let names = self.presence.hub.names_on(topic);
-            if names.is_empty() && !self.rooms.contains_key(topic) {
+            if names.is_empty() && !self.topics.contains_key(topic) {
                 continue;
             }
-            let watched = self.rooms.entry(topic.clone()).or_insert_with(|| Watched {
-                room: Room::default(),
-                is_heard: false,
+            let watched = self.topics.entry(topic.clone()).or_insert_with(|| Watched {
+                users: TopicUsers::default(),
+                is_subscribed: false,
                 is_new: true,
                 read_at: now,
             });
-            if !names.is_empty() && !watched.is_heard {
-                // What was known is from before nobody listened, and is read before anybody is told.
-                watched.room.forget_others();
+            if !names.is_empty() && !watched.is_subscribed {
+                // What was known is from before nobody listened: the set is read before anything is sent.
+                watched.users.forget_others();
                 (watched.is_new, watched.read_at) = (true, now);
             }
-            watched.is_heard = !names.is_empty();
-            let new = watched.room.here(&names, now);
+            watched.is_subscribed = !names.is_empty();
+            let new = watched.users.here(&names, now);
             if !new.is_empty() {
                 own.insert(topic.clone(), Own { enter: new.clone(), joined: new, left: Vec::new() });
             }
         }
         let is_time = now >= self.enter_at;
-        for (topic, watched) in &mut self.rooms {
-            let left = watched.room.left(now, GRACE);
+        for (topic, watched) in &mut self.topics {
+            let left = watched.users.left(now, GRACE);
             if is_time || !left.is_empty() {
                 let own = own.entry(topic.clone()).or_default();
                 own.left = left;
                 if is_time {
-                    own.enter = watched.room.all_here();
+                    own.enter = watched.users.all_here();
                 }
             }
         }
@@ -285,9 +285,9 @@ impl Keeper {
         own
     }
 
-    /// The set first, then the word: who hears it and reads then finds the same.
+    /// The set first, then the notice: who gets it and reads then finds the same.
     async fn enter_and_leave(&mut self, own: HashMap<Topic, Own>, now: Instant) {
-        let member = |name: &Name| format!("{} {name}", self.presence.node);
+        let member = |name: &Name| format!("{} {name}", self.presence.writer.sender());
         let writes: Vec<_> = own
             .iter()
             .map(|(topic, own)| {
@@ -303,24 +303,23 @@ impl Keeper {
         }
         let mut messages = Vec::new();
         for (topic, own) in &own {
-            let words = own.joined.len().max(own.left.len()).div_ceil(MAX_NAMES);
-            let names = |names: &[Name], word: usize| -> Vec<String> {
+            let notices = own.joined.len().max(own.left.len()).div_ceil(MAX_NAMES);
+            let names = |names: &[Name], number: usize| -> Vec<String> {
                 names
                     .chunks(MAX_NAMES)
-                    .nth(word)
+                    .nth(number)
                     .unwrap_or_default()
                     .iter()
                     .map(ToString::to_string)
                     .collect()
             };
-            messages.extend((0..words).map(|word| {
+            messages.extend((0..notices).filter_map(|number| {
                 let notice = Notice::Presence {
                     topic: topic.clone(),
-                    node: self.presence.node.clone(),
-                    joined: names(&own.joined, word),
-                    left: names(&own.left, word),
+                    joined: names(&own.joined, number),
+                    left: names(&own.left, number),
                 };
-                (topic_channel(topic), Message::Notice(notice).encode())
+                Some((topic_channel(topic), self.presence.writer.encode(&Message::Notice(notice))?))
             }));
         }
         if !messages.is_empty()
@@ -333,18 +332,19 @@ impl Keeper {
 
     /// Reads the sets whose turn it is. What cannot be read stays as it is known.
     async fn read(&mut self, now: Instant) {
-        let is_due = |watched: &Watched| watched.is_heard && watched.read_at <= now;
-        let due = self.rooms.iter().filter(|(_, watched)| is_due(watched));
-        let reads: Vec<_> = due.map(|(topic, _)| look(self.presence.ttl.clone(), topic.clone())).collect();
+        let is_due = |watched: &Watched| watched.is_subscribed && watched.read_at <= now;
+        let due = self.topics.iter().filter(|(_, watched)| is_due(watched));
+        let reads: Vec<_> =
+            due.map(|(topic, _)| read_set(self.presence.ttl.clone(), topic.clone())).collect();
         let answers: Vec<_> = stream::iter(reads).buffer_unordered(AT_ONCE).collect().await;
         let every = self.presence.lifetime / READS;
         for (topic, answer) in answers {
-            let Some(watched) = self.rooms.get_mut(&topic) else { continue };
+            let Some(watched) = self.topics.get_mut(&topic) else { continue };
             match answer {
                 Ok(mut places) => {
-                    places.retain(|(node, _)| *node != self.presence.node);
+                    places.retain(|(node, _)| node != self.presence.writer.sender());
                     // Less than the time between two reads, more than between two entries of a node.
-                    watched.room.read(&places, now, every.mul_f64(0.95));
+                    watched.users.read(&places, now, every.mul_f64(0.95));
                     let is_first = std::mem::take(&mut watched.is_new);
                     watched.read_at = now + if is_first { SECOND_LOOK.min(every) } else { every };
                 }
@@ -356,39 +356,34 @@ impl Keeper {
         }
     }
 
-    /// Tells those who watch: what changed, and to those who know nothing yet, who is there.
-    fn tell(&mut self, changes: Changes) {
+    /// Queues for those who watch what changed; for those who know nothing yet, who is there.
+    fn notify(&mut self, changes: Changes) {
         let hub = &self.presence.hub;
-        for (topic, watched) in &mut self.rooms {
-            let changed = watched.room.take_changes();
-            let bodies: Vec<Arc<str>> = if changed.len() > MAX_TOLD {
-                vec![Present::new(topic, watched.room.users()).body()]
+        for (topic, watched) in &mut self.topics {
+            let changed = watched.users.take_changes();
+            let events: Vec<Arc<ServerEvent>> = if changed.len() > MAX_CHANGES {
+                vec![Present::new(topic, watched.users.users()).server_event()]
             } else {
-                changed.iter().map(|change| told(topic, change)).collect()
+                changed.iter().map(|change| server_event(topic, change)).collect()
             };
-            if !bodies.is_empty() {
-                hub.tell_presence(topic, &bodies);
+            if !events.is_empty() {
+                hub.notify_presence(topic, &events);
             }
         }
-        for listener in changes.untold.values() {
+        for listener in changes.unaware.values() {
             let topics = listener.reader.selector.topics.iter();
-            let rooms = topics.filter_map(|topic| Some((topic, self.rooms.get(topic)?)));
-            let bodies: Vec<_> =
-                rooms.map(|(topic, watched)| Present::new(topic, watched.room.users()).body()).collect();
-            hub.begin_presence(listener, &bodies);
+            let known = topics.filter_map(|topic| Some((topic, self.topics.get(topic)?)));
+            let present: Vec<_> = known
+                .map(|(topic, watched)| Present::new(topic, watched.users.users()).server_event())
+                .collect();
+            hub.begin_presence(listener, &present);
         }
     }
 }
 
-fn told(topic: &Topic, change: &Change) -> Arc<str> {
-    #[derive(Serialize)]
-    struct Told<'a> {
-        topic: &'a Topic,
-        user: &'a Name,
-    }
-    let (name, user) = match change {
-        Change::Join(user) => ("carillon.join", user),
-        Change::Leave(user) => ("carillon.leave", user),
-    };
-    control_body(name, &Told { topic, user }).into()
+fn server_event(topic: &Topic, change: &Change) -> Arc<ServerEvent> {
+    Arc::new(match change {
+        Change::Join(user) => ServerEvent::join(topic, user),
+        Change::Leave(user) => ServerEvent::leave(topic, user),
+    })
 }

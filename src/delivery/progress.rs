@@ -61,12 +61,12 @@ impl Progress {
     }
 
     /// The bus brought back a heartbeat of this node.
-    pub fn heard_heartbeat(&self) {
+    pub fn received_heartbeat(&self) {
         self.heartbeat_at.store(self.now().max(1), Ordering::Relaxed);
     }
 
     /// Whether the bus has brought back a heartbeat in this time.
-    pub fn has_heard_heartbeat_within(&self, span: Duration) -> bool {
+    pub fn has_received_heartbeat_within(&self, span: Duration) -> bool {
         let heartbeat_at = Duration::from_millis(self.heartbeat_at.load(Ordering::Relaxed));
         !heartbeat_at.is_zero() && self.age().saturating_sub(heartbeat_at) <= span
     }

@@ -48,12 +48,25 @@ impl<T> ReorderBuffer<T> {
         self.items.iter().map(|(position, (_, item))| (*position, item))
     }
 
-    pub(super) fn pop_first(&mut self) {
-        self.bytes -= self.items.pop_first().map_or(0, |(_, (bytes, _))| bytes);
+    pub(super) fn pop_first(&mut self) -> Option<T> {
+        let popped = self.items.pop_first();
+        self.without(popped.map(|(_, item)| item))
     }
 
-    pub(super) fn pop_last(&mut self) {
-        self.bytes -= self.items.pop_last().map_or(0, |(_, (bytes, _))| bytes);
+    pub(super) fn pop_last(&mut self) -> Option<T> {
+        let popped = self.items.pop_last();
+        self.without(popped.map(|(_, item)| item))
+    }
+
+    pub(super) fn remove(&mut self, position: Position) -> Option<T> {
+        let removed = self.items.remove(&position);
+        self.without(removed)
+    }
+
+    fn without(&mut self, removed: Option<(usize, T)>) -> Option<T> {
+        let (bytes, item) = removed?;
+        self.bytes -= bytes;
+        Some(item)
     }
 
     /// Drops items from the first on, as long as `is_past`.

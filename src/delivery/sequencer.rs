@@ -1,5 +1,5 @@
-//! The sequencer: applies the log in order on one node. A pure state machine: it is told what came over the
-//! bus, what the store answered and what time it is, and says what to route and what to read.
+//! The sequencer: applies the log in order on one node. A pure state machine: its input is what came over the
+//! bus, what the store answered and the time; its output is what to route and what to read.
 //!
 //! It keeps `applied`, the last position handed to listeners, and moves it only over positions of which it has
 //! everything that concerns a listener here. Announcements chain: each speaks of `(previous, last]`, so that
@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::frame::{Delivery, frame_size};
 use super::reorder_buffer::ReorderBuffer;
-use crate::bus::message::Announcement;
-use crate::event::{Audience, Delivery, Position, UserId};
+use crate::bus::message::{Announcement, EventCopy};
+use crate::event::{Audience, Epoch, Event, Position, UserId};
 
 /// A moment, in milliseconds of any steady clock.
 pub type Moment = u64;
@@ -22,8 +23,8 @@ pub struct SequencerLimits {
     pub gap_patience: Moment,
     /// How many announcements may wait for earlier ones; the furthest are dropped (and read later).
     pub pending: usize,
-    /// How many payloads may wait for their announcement; the oldest are dropped (and read later).
-    pub payloads: usize,
+    /// How many copies may wait for their announcement; the oldest are dropped (and read later).
+    pub copies: usize,
     /// How many bytes either of them may hold; one of each may always wait.
     pub bytes: usize,
     /// How long to wait after a failed read.
@@ -32,7 +33,7 @@ pub struct SequencerLimits {
 
 impl Default for SequencerLimits {
     fn default() -> Self {
-        Self { gap_patience: 30, pending: 1_024, payloads: 4_096, bytes: 32 << 20, retry_after: 200 }
+        Self { gap_patience: 30, pending: 1_024, copies: 4_096, bytes: 32 << 20, retry_after: 200 }
     }
 }
 
@@ -62,13 +63,15 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Sequencer {
     limits: SequencerLimits,
+    /// Of the events that it hands on.
+    epoch: Epoch,
     applied: Position,
-    /// The highest head heard of. Final, so the store may be read up to it.
+    /// The highest head known. Final, so the store may be read up to it.
     head: Position,
     /// By `previous`, with the moment it came.
     pending: ReorderBuffer<(Moment, Announcement)>,
-    payloads: ReorderBuffer<Arc<Delivery>>,
-    /// When the store last told a head that nothing else had told.
+    copies: ReorderBuffer<EventCopy>,
+    /// When the store last gave a head that was higher than any known.
     head_since: Moment,
     /// The bus may be losing messages: do not wait for it.
     is_degraded: bool,
@@ -78,11 +81,12 @@ pub struct Sequencer {
 
 impl Sequencer {
     /// Begins where everything up to `applied` is done.
-    pub fn new(limits: SequencerLimits, applied: Position) -> Self {
+    pub fn new(limits: SequencerLimits, epoch: Epoch, applied: Position) -> Self {
         Self {
             pending: ReorderBuffer::new(limits.pending, limits.bytes),
-            payloads: ReorderBuffer::new(limits.payloads, limits.bytes),
+            copies: ReorderBuffer::new(limits.copies, limits.bytes),
             limits,
+            epoch,
             applied,
             head: applied,
             head_since: 0,
@@ -97,20 +101,20 @@ impl Sequencer {
         self.applied
     }
 
-    /// How far behind the highest head it has heard of.
+    /// How far behind the highest known head.
     pub fn lag(&self) -> Position {
         self.head - self.applied
     }
 
-    /// An event came on a user's or topic's channel.
-    pub fn payload(&mut self, delivery: Delivery) {
-        if delivery.position() <= self.applied {
+    /// A copy of an event came on a target's channel.
+    pub fn copy(&mut self, copy: EventCopy) {
+        if copy.position <= self.applied {
             return;
         }
-        self.payloads.insert(delivery.position(), size(&delivery), Arc::new(delivery));
-        while self.payloads.is_over() {
-            self.payloads.pop_first();
-            metrics::counter!("carillon_sequencer_payloads_dropped_total").increment(1);
+        self.copies.insert(copy.position, size_of::<EventCopy>() + copy.data.len(), copy);
+        while self.copies.is_over() {
+            self.copies.pop_first();
+            metrics::counter!("carillon_sequencer_copies_dropped_total").increment(1);
         }
     }
 
@@ -161,8 +165,8 @@ impl Sequencer {
         self.not_before = now + self.limits.retry_after;
     }
 
-    /// Goes as far as possible. `concerns` tells whether an audience has a listener here. Call after anything
-    /// was told, and every few milliseconds while [`Sequencer::is_waiting`].
+    /// Goes as far as possible. `concerns` tells whether an audience has a listener here. Call after any
+    /// input, and every few milliseconds while [`Sequencer::is_waiting`].
     pub fn advance(&mut self, now: Moment, concerns: impl Fn(&Audience) -> bool) -> Vec<Output> {
         let mut outputs = Vec::new();
         // While the store is read, too: what is missing may still come, and a store that is slow holds nothing up.
@@ -170,17 +174,15 @@ impl Sequencer {
             self.pending.drop_while(|_, (_, a)| a.last <= self.applied);
             let follows = self.pending.first().filter(|(previous, _)| *previous <= self.applied);
             let Some((_, (_, announcement))) = follows else { break };
-            let last = announcement.last;
-            match complete(announcement, self.applied, &self.payloads, &concerns) {
-                Some((events, routes)) => {
-                    self.pending.pop_first();
-                    outputs.push(self.apply(events, Some(routes), last));
-                }
-                None => {
-                    outputs.extend(self.read(now, last));
-                    return outputs;
-                }
+            if !self.is_complete(announcement, &concerns) {
+                let last = announcement.last;
+                outputs.extend(self.read(now, last));
+                return outputs;
             }
+            let Some((_, announcement)) = self.pending.pop_first() else { break };
+            let last = announcement.last;
+            let (events, routes) = self.take(announcement);
+            outputs.push(self.apply(events, Some(routes), last));
         }
         if self.head <= self.applied {
             return outputs;
@@ -206,7 +208,7 @@ impl Sequencer {
 
     /// Whether more announcements or payloads would push others out.
     pub fn is_full(&self) -> bool {
-        self.pending.is_full() || self.payloads.is_full()
+        self.pending.is_full() || self.copies.is_full()
     }
 
     /// Reads this far, and as far as there are gaps that have had their time: one read for all of them. Gap by gap,
@@ -222,6 +224,36 @@ impl Sequencer {
         Some(Output::Read { after: self.applied, up_to })
     }
 
+    /// Whether everything of an announcement above `applied` that concerns somebody here has come.
+    fn is_complete(&self, announcement: &Announcement, concerns: impl Fn(&Audience) -> bool) -> bool {
+        let new = announcement.elsewhere.iter().filter(|(position, _)| *position > self.applied);
+        new.filter(|(_, audience)| concerns(audience))
+            .all(|(position, _)| self.copies.get(*position).is_some())
+    }
+
+    /// What a complete announcement brings above `applied`, in order, and all that it names.
+    fn take(&mut self, announcement: Announcement) -> (Vec<Arc<Delivery>>, Vec<(Position, Audience)>) {
+        let mut events: BTreeMap<Position, Event> = BTreeMap::new();
+        let mut routes = Vec::new();
+        for event in announcement.carried.into_iter().filter(|event| event.position > self.applied) {
+            routes.push((event.position, event.audience.clone()));
+            events.insert(event.position, event);
+        }
+        for (position, audience) in announcement.elsewhere {
+            if position <= self.applied {
+                continue;
+            }
+            // One that came without a listener here is for nobody, and is dropped by routing.
+            if let Some(copy) = self.copies.remove(position) {
+                events.insert(position, copy.addressed_to(audience.clone()));
+            }
+            routes.push((position, audience));
+        }
+        routes.sort_unstable_by_key(|(position, _)| *position);
+        let events = events.into_values().map(|event| Arc::new(Delivery::new(&self.epoch, event))).collect();
+        (events, routes)
+    }
+
     fn apply(
         &mut self,
         events: Vec<Arc<Delivery>>,
@@ -230,44 +262,18 @@ impl Sequencer {
     ) -> Output {
         self.applied = applied;
         self.head = self.head.max(applied);
-        self.payloads.drop_while(|position, _| position <= applied);
+        self.copies.drop_while(|position, _| position <= applied);
         Output::Apply { events, routes, applied }
     }
 }
 
-/// What a delivery takes in memory, about.
-fn size(delivery: &Delivery) -> usize {
-    delivery.frame.bytes().len() + audience_size(&delivery.head.audience)
+/// What an event takes in memory, about.
+fn size(event: &Event) -> usize {
+    frame_size(event) + audience_size(&event.audience)
 }
 
 fn audience_size(audience: &Audience) -> usize {
     size_of::<Delivery>() + size_of::<UserId>() * audience.targets()
-}
-
-type Complete = (Vec<Arc<Delivery>>, Vec<(Position, Audience)>);
-
-/// What an announcement brings above `applied`, in order, if everything that concerns somebody here has come.
-fn complete(
-    announcement: &Announcement,
-    applied: Position,
-    payloads: &ReorderBuffer<Arc<Delivery>>,
-    concerns: impl Fn(&Audience) -> bool,
-) -> Option<Complete> {
-    let mut events: BTreeMap<Position, Arc<Delivery>> = announcement
-        .carried
-        .iter()
-        .filter(|d| d.position() > applied)
-        .map(|d| (d.position(), Arc::new(d.clone())))
-        .collect();
-    let mut routes: Vec<_> = events.values().map(|d| (d.position(), d.head.audience.clone())).collect();
-    for (position, audience) in announcement.elsewhere.iter().filter(|(position, _)| *position > applied) {
-        routes.push((*position, audience.clone()));
-        if concerns(audience) {
-            events.insert(*position, payloads.get(*position)?.clone());
-        }
-    }
-    routes.sort_unstable_by_key(|(position, _)| *position);
-    Some((events.into_values().collect(), routes))
 }
 
 #[cfg(test)]

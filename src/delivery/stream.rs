@@ -4,6 +4,7 @@
 //! for a listener, its queue is emptied and the stream goes back to replaying from its own cursor.
 
 mod history;
+mod leave_order;
 mod replay;
 
 use std::collections::VecDeque;
@@ -17,11 +18,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame as BodyFrame};
-use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::delivery::hub::{Closing, Fence, Hub, Item, Listener, Refused, Subscription, Taken};
-use crate::event::frame::{control_body, id_line, retry_line};
+use crate::delivery::frame::{Delivery, ServerEvent, id_line, retry_line};
+use crate::delivery::hub::{Closing, Fence, Hub, Listener, QueueItem, QueueRead, Refused, Subscription};
 use crate::event::{Cursor, Millis, Position};
 use crate::store::clock::Clock;
 use crate::store::{Store, StoreError};
@@ -70,23 +70,23 @@ pub struct Streams {
     store: Store,
     clock: Arc<Clock>,
     limits: StreamLimits,
-    heartbeat: Duration,
+    keep_alive: Duration,
     replays: Semaphore,
     /// How many events were handed to connections.
     delivered: AtomicU64,
 }
 
 impl Streams {
-    /// Streams fed by `hub`, replaying from `store`. `heartbeat`: how long they are quiet at most.
+    /// Streams fed by `hub`, replaying from `store`. `keep_alive`: how long they are quiet at most.
     pub fn new(
         hub: Arc<Hub>,
         store: Store,
         clock: Arc<Clock>,
         limits: StreamLimits,
-        heartbeat: Duration,
+        keep_alive: Duration,
     ) -> Arc<Self> {
         let replays = Semaphore::new(limits.concurrent_replays);
-        Arc::new(Self { hub, store, clock, limits, heartbeat, replays, delivered: AtomicU64::new(0) })
+        Arc::new(Self { hub, store, clock, limits, keep_alive, replays, delivered: AtomicU64::new(0) })
     }
 
     /// How many events were handed to connections since the node began.
@@ -94,7 +94,7 @@ impl Streams {
         self.delivered.load(Ordering::Relaxed)
     }
 
-    /// How long a browser is told to wait before it reconnects.
+    /// How long a browser waits before it reconnects.
     pub fn retry(&self) -> Duration {
         self.limits.retry
     }
@@ -117,7 +117,7 @@ impl Streams {
             out: VecDeque::new(),
             phase: Phase::Live,
             limit: self.limits.replay_events,
-            is_aloud: false,
+            has_heartbeats: false,
         };
         match parsed {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
@@ -161,25 +161,23 @@ pub struct EventStream {
     phase: Phase,
     /// How many events a replay reads at once.
     limit: u32,
-    is_aloud: bool,
+    /// Keep-alives are events, which an `EventSource` shows.
+    has_heartbeats: bool,
 }
 
 impl EventStream {
-    /// The same stream, saying aloud what an `EventSource` does not show of a stream: its place, that it lives, and
-    /// whether it has told everything up to now.
-    pub fn aloud(mut self) -> Self {
-        self.is_aloud = true;
-        self.say_alive();
+    /// The same stream with heartbeats as events, for what an `EventSource` does not show: the cursor, that the stream
+    /// lives, and whether it has sent everything up to now.
+    pub fn with_heartbeats(mut self) -> Self {
+        self.has_heartbeats = true;
+        self.send_heartbeat();
         self
     }
 
-    fn say_alive(&mut self) {
-        if self.is_aloud {
+    fn send_heartbeat(&mut self) {
+        if self.has_heartbeats {
             let live = matches!(self.phase, Phase::Live);
-            let (heartbeat, retry) = (self.shared.heartbeat, self.shared.limits.retry);
-            let data =
-                json!({ "live": live, "heartbeat": heartbeat.as_secs_f64(), "retry": retry.as_secs_f64() });
-            self.notice(&control_body("carillon.alive", &data));
+            self.send(&ServerEvent::alive(live, self.shared.keep_alive, self.shared.limits.retry));
         }
     }
 
@@ -191,7 +189,7 @@ impl EventStream {
         }
     }
 
-    /// The `id:` line in force. There is none before the history is told: who breaks off begins it again.
+    /// The `id:` line in force. There is none before the history is sent: after a break it begins again.
     fn id_line(&self) -> String {
         match self.phase {
             Phase::Recalling(..) => String::new(),
@@ -213,7 +211,7 @@ impl EventStream {
             return self.reset(reason);
         }
         self.cursor = cursor;
-        // Whoever has seen more than this node is checked against the log: one that lost its end would have
+        // A cursor beyond this node is checked against the log: one that lost its end would have
         // the stream leave out whatever comes up to there.
         if self.cursor.furthest() <= fence.at && (fence.missed_nothing || self.cursor.position >= fence.at) {
             self.reach(fence.at);
@@ -238,31 +236,30 @@ impl EventStream {
         self.phase = Phase::Replaying(Box::pin(reading), up_to);
     }
 
-    /// Says that what came before cannot be told.
+    /// Reports that what came before cannot be delivered.
     fn reset(&mut self, reason: &str) {
         metrics::counter!("carillon_resets_total", "reason" => reason.to_owned()).increment(1);
-        let cursor = self.cursor.to_string();
-        self.notice(&control_body("carillon.reset", &json!({ "reason": reason, "cursor": cursor })));
+        self.send(&ServerEvent::reset(reason, &self.cursor));
     }
 
-    fn notice(&mut self, body: &str) {
-        let frame = format!("{}{body}", self.id_line());
+    fn send(&mut self, event: &ServerEvent) {
+        let frame = format!("{}{}", self.id_line(), event.body());
         self.out.push_back(Ready::Frame(frame.into()));
     }
 
-    /// Says that the stream lives: as `frame`, or aloud.
-    fn heartbeat(&mut self, frame: String) {
-        if self.is_aloud {
-            self.say_alive();
+    /// Keeps the stream alive: by `frame`, or by a heartbeat as an event.
+    fn keep_alive(&mut self, frame: String) {
+        if self.has_heartbeats {
+            self.send_heartbeat();
         } else {
             self.out.push_back(Ready::Frame(frame.into()));
         }
     }
 
-    /// Ends the stream with a last word, if there is one.
+    /// Ends the stream, with the reason if the client must not come back.
     fn close(&mut self, closing: Closing) {
         if closing == Closing::SignedOut {
-            self.notice(&control_body("carillon.signout", &json!({})));
+            self.send(&ServerEvent::signout());
         }
         self.phase = Phase::Ended;
     }
@@ -271,12 +268,12 @@ impl EventStream {
     fn recalled(&mut self, answer: Result<History, StoreError>, fence: Fence, of_each: u32) {
         match answer {
             Ok(history) => {
-                let told = json!({ "events": history.frames.len(), "complete": history.is_complete });
+                let end = ServerEvent::history(history.frames.len(), history.is_complete);
                 let frames = history.frames.into_iter();
                 self.out.extend(frames.map(|(body, expires_at)| Ready::Event(body, expires_at)));
                 self.phase = Phase::Live;
-                self.notice(&control_body("carillon.history", &told));
-                self.say_alive();
+                self.send(&end);
+                self.send_heartbeat();
             }
             Err(error) => {
                 metrics::counter!("carillon_replay_failures_total").increment(1);
@@ -298,18 +295,18 @@ impl EventStream {
                 self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
                 self.phase = Phase::Live;
                 self.reset(reason);
-                self.say_alive();
+                self.send_heartbeat();
             }
             Ok(Backlog::Page(replay)) => {
                 self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
-                    Ready::Event(format!("{}{body}", id_line(&cursor)).into(), expires_at)
+                    Ready::Event([id_line(&cursor).as_bytes(), &body].concat().into(), expires_at)
                 }));
                 self.cursor = replay.end;
                 self.limit = replay.next_limit;
                 if self.cursor.position >= up_to {
                     self.reach(up_to);
                     self.phase = Phase::Live;
-                    self.say_alive();
+                    self.send_heartbeat();
                 } else {
                     self.replay_to(up_to);
                 }
@@ -328,21 +325,28 @@ impl EventStream {
     }
 
     /// Live items came.
-    fn flush(&mut self, items: VecDeque<Item>) {
+    fn flush(&mut self, items: VecDeque<QueueItem>) {
         for item in items {
             match item {
-                Item::Notice(body) => self.notice(&body),
-                Item::Event(event) if self.cursor.has_seen(event.position()) => self.reach(event.position()),
-                Item::Event(event) => {
+                QueueItem::Server(event) => self.send(&event),
+                QueueItem::Event(event) if self.cursor.has_seen(event.position()) => {
                     self.reach(event.position());
-                    let bytes = if self.cursor.overtaken.is_empty() {
-                        event.frame.bytes().clone()
-                    } else {
-                        [id_line(&self.cursor).as_bytes(), event.frame.body()].concat().into()
-                    };
-                    self.out.push_back(Ready::Event(bytes, event.head.expires_at));
+                }
+                QueueItem::Event(event) => {
+                    self.reach(event.position());
+                    self.out.push_back(Ready::Event(self.frame(&event), event.event().expires_at));
                 }
             }
+        }
+    }
+
+    /// The event's frame in this stream's form, with the cursor in force.
+    fn frame(&self, event: &Delivery) -> Bytes {
+        let frame = event.envelope();
+        if self.cursor.overtaken.is_empty() {
+            frame.bytes().clone()
+        } else {
+            [id_line(&self.cursor).as_bytes(), &frame.body()].concat().into()
         }
     }
 
@@ -389,18 +393,18 @@ impl EventStream {
             // Read before the queue: if the queue is then empty, everything up to here was taken from it.
             let applied = self.shared.hub.applied();
             match self.listener.poll_take(cx, is_live) {
-                Poll::Ready(Taken::Items(items)) => self.flush(items),
-                Poll::Ready(Taken::Lagged) => {
+                Poll::Ready(QueueRead::Items(items)) => self.flush(items),
+                Poll::Ready(QueueRead::Lagged) => {
                     let fence = self.shared.hub.fence(&self.listener, &self.cursor);
                     self.resume(self.cursor.clone(), &fence);
-                    self.say_alive();
+                    self.send_heartbeat();
                 }
-                Poll::Ready(Taken::Heartbeat) if is_live => {
+                Poll::Ready(QueueRead::KeepAlive) if is_live => {
                     self.reach(applied);
-                    self.heartbeat(format!("{}\n", id_line(&self.cursor)));
+                    self.keep_alive(format!("{}\n", id_line(&self.cursor)));
                 }
-                Poll::Ready(Taken::Heartbeat) => self.heartbeat(":\n\n".to_owned()),
-                Poll::Ready(Taken::Close(closing)) => self.close(closing),
+                Poll::Ready(QueueRead::KeepAlive) => self.keep_alive(":\n\n".to_owned()),
+                Poll::Ready(QueueRead::Close(closing)) => self.close(closing),
                 Poll::Pending => match &mut self.phase {
                     Phase::Recalling(recalling, fence, of_each) => {
                         let answer = ready!(recalling.as_mut().poll(cx));

@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::Progress;
+use super::frame::{Delivery, ServerEvent};
 use super::hub::{Hub, HubGuard};
-use super::presence::{Heard, Presence};
+use super::presence::{Presence, RemoteChange};
 use super::sequencer::{Moment, Output, Sequencer, SequencerLimits};
-use crate::bus::message::{Message, Notice};
+use crate::bus::message::{Message, MessageWriter, Notice, Received, Unreadable};
 use crate::bus::{BusEvent, BusEvents};
-use crate::event::{Audience, Delivery, Epoch, Position};
+use crate::event::{Audience, Epoch, Position};
 use crate::failpoint::is_armed;
 use crate::store::{LogState, Store, StoreError};
 
-/// How often time is told to a sequencer that waits.
+/// How often a sequencer that waits gets the time.
 const TICK: Duration = Duration::from_millis(10);
+/// How often it is logged at most that messages cannot be read.
+const LOG_UNREADABLE_EVERY: Duration = Duration::from_secs(60);
 /// How many events a read brings at most.
 const READ_PAGE: u32 = 500;
 
@@ -42,6 +44,8 @@ pub struct Feed {
     pub progress: Arc<Progress>,
     /// The history in force, for those who announce.
     pub epoch: watch::Sender<Option<Epoch>>,
+    /// What this node writes messages with: it follows the forms that the log's state names.
+    pub writer: MessageWriter,
     /// Of the sequencer.
     pub sequencer: SequencerLimits,
     /// How often the log's head is compared with what was applied.
@@ -60,7 +64,11 @@ struct Subscriber {
     asking: bool,
     /// What was applied when the question was put: the log cannot since have ended before it.
     asked_at: Position,
+    /// When the head was last asked for.
+    asked_time: Instant,
     ask_at: Instant,
+    /// When it was last logged that a message could not be read.
+    unreadable_logged: Option<Instant>,
 }
 
 /// Runs until the bus is closed, or something breaks that should not.
@@ -72,25 +80,27 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
         questions: JoinSet::new(),
         asking: false,
         asked_at: 0,
+        asked_time: Instant::now(),
         ask_at: Instant::now(),
+        unreadable_logged: None,
     };
     loop {
         let wake = subscriber.wake_at().into();
         tokio::select! {
             event = bus.recv() => match event {
-                Some(event) => subscriber.heard(event),
+                Some(event) => subscriber.received(event),
                 None => return,
             },
             Some(answer) = subscriber.questions.join_next() => match answer {
                 Ok(answer) => subscriber.answered(answer),
-                // It panicked. Whoever waited for it would wait for ever.
+                // It panicked. What waits for it would wait for ever.
                 Err(error) => return tracing::error!(%error, "a question to the store broke off"),
             },
             () = sleep_until(wake) => {}
         }
-        // Everything that has come is told before the sequencer moves: one lock for all of it.
+        // Everything that has come is taken before the sequencer moves: one lock for all of it.
         while let Some(event) = bus.try_recv() {
-            subscriber.heard(event);
+            subscriber.received(event);
             if subscriber.is_far() {
                 break;
             }
@@ -113,15 +123,11 @@ impl Subscriber {
         if is_waiting { soon } else { self.ask_at.max(soon) }
     }
 
-    fn heard(&mut self, event: BusEvent) {
+    fn received(&mut self, event: BusEvent) {
         match event {
-            BusEvent::Message { payload, .. } => match Message::decode(&payload) {
-                Some(message) => self.message(message),
-                None => {
-                    metrics::counter!("carillon_bus_undecodable_total").increment(1);
-                    tracing::warn!("a message on the bus could not be read; the store will be asked");
-                    self.ask_at = Instant::now();
-                }
+            BusEvent::Message { payload, .. } => match Received::decode(&payload) {
+                Ok(received) => self.message(received),
+                Err(why) => self.unreadable(why),
             },
             BusEvent::Subscribed(_) => {}
             BusEvent::Gap => {
@@ -131,7 +137,7 @@ impl Subscriber {
             }
             BusEvent::Restored => {
                 self.is_bus_down = false;
-                self.feed.presence.doubt();
+                self.feed.presence.mark_stale();
                 self.ask_at = Instant::now();
             }
         }
@@ -140,28 +146,48 @@ impl Subscriber {
         }
     }
 
-    fn message(&mut self, message: Message) {
+    /// The store has what the message spoke of. A cluster whose nodes are of two versions brings many of these.
+    fn unreadable(&mut self, why: Unreadable) {
+        match why {
+            Unreadable::Version(_) => metrics::counter!("carillon_bus_unknown_version_total").increment(1),
+            Unreadable::Malformed => metrics::counter!("carillon_bus_undecodable_total").increment(1),
+        }
+        let is_due = |logged: Instant| logged.elapsed() >= LOG_UNREADABLE_EVERY;
+        if self.unreadable_logged.is_none_or(is_due) {
+            self.unreadable_logged = Some(Instant::now());
+            tracing::warn!(%why, "messages on the bus cannot be read; the store is read instead");
+        }
+        self.ask_soon();
+    }
+
+    /// Asks for the log's head soon: at once, unless that was just asked.
+    fn ask_soon(&mut self) {
+        self.ask_at = self.ask_at.min(self.asked_time + self.feed.poll_degraded);
+    }
+
+    fn message(&mut self, Received { sender, epoch: of, message }: Received) {
         let now = self.now();
+        let current = self.at.as_mut().filter(|(epoch, _)| of.as_ref() == Some(epoch));
         match message {
-            Message::Heartbeat(_) => self.feed.progress.heard_heartbeat(),
-            Message::Notice(notice) => self.notice(notice),
-            Message::Payload(delivery) => {
-                if let Some((epoch, sequencer)) = &mut self.at
-                    && delivery.is_of(epoch)
-                {
-                    sequencer.payload(delivery);
+            Message::Heartbeat(_) => self.feed.progress.received_heartbeat(),
+            // Its positions are of a history that this node does not know, or not any more.
+            Message::Notice(notice) if notice.has_position() && current.is_none() && of.is_some() => {
+                self.ask_soon();
+            }
+            Message::Notice(notice) => self.notice(sender, notice),
+            Message::Copy(copy) => {
+                if let Some((_, sequencer)) = current {
+                    sequencer.copy(copy);
                 }
             }
-            Message::Announcement(announcement) => match &mut self.at {
-                Some((epoch, sequencer)) if *epoch == announcement.epoch => {
-                    sequencer.announcement(announcement, now)
-                }
-                _ => self.ask_at = Instant::now(),
+            Message::Announcement(announcement) => match current {
+                Some((_, sequencer)) => sequencer.announcement(announcement, now),
+                None => self.ask_soon(),
             },
         }
     }
 
-    fn notice(&self, notice: Notice) {
+    fn notice(&self, sender: String, notice: Notice) {
         let hub = &self.feed.hub;
         match notice {
             Notice::Read { user, position, read } => {
@@ -169,25 +195,25 @@ impl Subscriber {
                 if read {
                     guard.forget(&audience, position);
                 }
-                guard.notify(&audience, "carillon.read", &json!({ "position": position, "read": read }));
+                guard.notify(&audience, ServerEvent::read(position, read));
             }
             Notice::ReadUpTo { user, up_to } => {
                 let (guard, audience) = (hub.lock(), Audience::users(vec![user]));
                 guard.forget_up_to(user, up_to);
-                guard.notify(&audience, "carillon.read", &json!({ "up_to": up_to }));
+                guard.notify(&audience, ServerEvent::read_up_to(up_to));
             }
             Notice::ReadUpToTakenBack { user } => {
                 let audience = Audience::users(vec![user]);
-                hub.lock().notify(&audience, "carillon.read", &json!({ "read": false }));
+                hub.lock().notify(&audience, ServerEvent::read_undone());
             }
             Notice::Retracted { position, audience } => {
                 let mut guard = hub.lock();
                 guard.retract(&audience, position);
-                guard.notify(&audience, "carillon.retract", &json!({ "position": position }));
+                guard.notify(&audience, ServerEvent::retract(position));
             }
             Notice::Ended(credentials) => hub.end(&credentials),
-            Notice::Presence { topic, node, joined, left } => {
-                self.feed.presence.hear(Heard { topic, node, joined, left });
+            Notice::Presence { topic, joined, left } => {
+                self.feed.presence.remote_change(RemoteChange { topic, node: sender, joined, left });
             }
         }
     }
@@ -226,6 +252,7 @@ impl Subscriber {
 
     /// The store said where the log stands.
     fn head(&mut self, state: &LogState) {
+        self.feed.writer.set_forms(state.forms);
         let now = self.now();
         let mut guard = self.feed.hub.lock();
         match &mut self.at {
@@ -238,7 +265,8 @@ impl Subscriber {
                 guard.begin(&state.epoch, state.floor, state.head);
             }
             _ => {
-                let mut sequencer = Sequencer::new(self.feed.sequencer.clone(), state.head);
+                let mut sequencer =
+                    Sequencer::new(self.feed.sequencer.clone(), state.epoch.clone(), state.head);
                 sequencer.degraded(self.is_bus_down);
                 guard.begin(&state.epoch, state.floor, state.head);
                 self.at = Some((state.epoch.clone(), sequencer));
@@ -287,8 +315,8 @@ impl Subscriber {
                 let (feed, epoch) = (self.feed.clone(), epoch.clone());
                 self.questions.spawn(async move {
                     let page = feed.store.read_for_node(after, up_to, &selector, READ_PAGE).await;
-                    let encode = |e: &_| Arc::new(Delivery::of(&epoch, e));
-                    let page = page.map(|page| (page.events.iter().map(encode).collect(), page.end));
+                    let delivery = |event| Arc::new(Delivery::new(&epoch, event));
+                    let page = page.map(|page| (page.events.into_iter().map(delivery).collect(), page.end));
                     Answer::Page(epoch, page)
                 });
             }
@@ -306,6 +334,7 @@ impl Subscriber {
         let pause = if is_degraded { self.feed.poll_degraded } else { self.feed.poll_every };
         self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
         self.asking = true;
+        self.asked_time = now;
         self.asked_at = self.at.as_ref().map_or(0, |(_, sequencer)| sequencer.applied());
         let feed = self.feed.clone();
         self.questions.spawn(async move { Answer::Head(feed.progress.log_state(&feed.store).await) });

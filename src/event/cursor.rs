@@ -2,19 +2,20 @@
 //!
 //! Written `epoch-position`, and `epoch-position+a+b` when events `a` and `b` overtook others in a backlog:
 //! everything up to `position` was sent, and besides it `a` and `b`. Opaque to clients, save the module
-//! for pages that the nodes serve themselves (`static/place.js`).
+//! for pages that the nodes serve themselves (`static/cursor.js`).
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Invalid, Position};
 
-/// Names one history of the log. It changes when history may have been rewritten.
+/// Names one history of the log. It changes when history may have been rewritten. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Epoch(String);
+pub struct Epoch(Arc<str>);
 
 impl Epoch {
     /// The longest epoch, in bytes.
@@ -34,7 +35,7 @@ impl FromStr for Epoch {
         if text.is_empty() || text.len() > Self::MAX_LEN || !text.bytes().all(letters) {
             return Err(Invalid::new("cursor", "the epoch must be 1 to 16 lower-case letters and digits"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

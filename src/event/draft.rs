@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::frame::on_one_line;
 use super::{EventType, Expiry, Invalid, Millis, Priority, Topic};
 
 /// The most users one event may name.
@@ -85,6 +84,12 @@ impl Draft {
             keep_after_read: fields.seconds("keep_after_read", 0)?,
         })
     }
+}
+
+/// Makes a publisher's JSON fit one `data:` line: line breaks can stand only between tokens, where a space
+/// means the same (RFC 8259 §2 and §7).
+pub fn on_one_line(json: &str) -> String {
+    json.replace(['\r', '\n'], " ")
 }
 
 /// What the message of an error about too large `data` begins with.

@@ -3,9 +3,9 @@
 pub mod audience;
 pub mod cursor;
 pub mod draft;
-pub mod frame;
-pub mod leave_order;
+pub mod name;
 pub mod selector;
+pub mod shown;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,8 +16,8 @@ use uuid::Uuid;
 pub use audience::{Audience, Topic};
 pub use cursor::{Cursor, Epoch};
 pub use draft::{Draft, Recipients};
-pub use frame::{Delivery, Frame};
 pub use selector::Selector;
+pub use shown::{Shown, rfc3339};
 
 /// A place in the log: strictly increasing in commit order, with holes. Zero is before the first event.
 pub type Position = i64;
@@ -128,7 +128,7 @@ impl FromStr for EventType {
     }
 }
 
-/// The bytes that types and topic segments are made of.
+/// The bytes that types are made of.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }

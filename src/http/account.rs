@@ -15,8 +15,7 @@ use super::body::{JsonBody, PathOf, done};
 use super::problem::Problem;
 use super::user_agent;
 use crate::account::{Scope, Session, Token};
-use crate::event::Invalid;
-use crate::event::frame::rfc3339;
+use crate::event::{Invalid, rfc3339};
 use crate::identity::{AccountError, Accounts};
 use crate::store::Store;
 
@@ -91,7 +90,7 @@ impl From<&Token> for ShownToken {
 pub async fn show(SessionCaller(identity, _): SessionCaller) -> Json<Value> {
     let user = identity.user;
     Json(json!({
-        "name": user.name, "role": user.role.as_str(), "created_at": rfc3339(user.created_at),
+        "id": user.public_id, "name": user.name, "role": user.role.as_str(), "created_at": rfc3339(user.created_at),
     }))
 }
 
@@ -195,7 +194,7 @@ pub async fn set_password(
 ) -> Result<Json<Value>, Problem> {
     let user =
         accounts.check_password(&identity.user.name, &body.old).await.map_err(|error| match error {
-            // Not 401: whoever asks is signed in, and stays so.
+            // Not 401: the caller is signed in, and stays so.
             AccountError::WrongPassword => Invalid::new("old", "is wrong").into(),
             error => Problem::from(error),
         })?;

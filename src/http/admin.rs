@@ -16,8 +16,7 @@ use super::body::{JsonBody, PathOf, done};
 use super::params::Params;
 use super::problem::Problem;
 use crate::account::{Role, Token, User};
-use crate::event::Invalid;
-use crate::event::frame::rfc3339;
+use crate::event::{Invalid, rfc3339};
 use crate::identity::{Accounts, random_secret};
 use crate::store::{Store, StoreError};
 
@@ -31,6 +30,8 @@ const PASSWORD_LEN: usize = 16;
 /// A user as admins see them.
 #[derive(Debug, Serialize)]
 pub struct ShownUser {
+    /// What others may see of the user, in topics for instance.
+    id: String,
     name: String,
     role: &'static str,
     created_at: String,
@@ -38,7 +39,12 @@ pub struct ShownUser {
 
 impl From<&User> for ShownUser {
     fn from(user: &User) -> Self {
-        Self { name: user.name.clone(), role: user.role.as_str(), created_at: rfc3339(user.created_at) }
+        Self {
+            id: user.public_id.clone(),
+            name: user.name.clone(),
+            role: user.role.as_str(),
+            created_at: rfc3339(user.created_at),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
-use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
@@ -21,7 +20,7 @@ use super::problem::Problem;
 use super::stream::{CROWDED_PAUSE, later, response};
 use crate::account::{Role, SecretHash};
 use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status};
-use crate::event::frame::control_body;
+use crate::delivery::frame::ServerEvent;
 use crate::store::Store;
 
 /// The most streams of this kind on a node.
@@ -100,12 +99,9 @@ impl Watch {
             _ = self.ticks.tick() => {}
         }
         self.is_over = !self.may_go_on().await;
-        let frame = if self.is_over {
-            control_body("carillon.signout", &json!({}))
-        } else {
-            control_body("carillon.nodes", &*self.status.all().await)
-        };
-        Some((Ok(frame.into()), self))
+        let frame =
+            if self.is_over { ServerEvent::signout() } else { ServerEvent::nodes(&*self.status.all().await) };
+        Some((Ok(frame.body().into()), self))
     }
 
     async fn may_go_on(&mut self) -> bool {

@@ -4,9 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
-use serde::Serialize;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::Settings;
 use super::auth::PublisherCaller;
@@ -14,17 +12,11 @@ use super::body::{EventId, JsonBody, done};
 use super::problem::Problem;
 use crate::account::Role;
 use crate::bus::Notifier;
-use crate::event::{Draft, Invalid, Position, Recipients, Topic};
+use crate::event::{Draft, Invalid, Recipients, Topic};
 use crate::identity::Identity;
 use crate::identity::topic_rules::TopicRules;
-use crate::publishing::{PublishError, Publisher, take_back};
+use crate::publishing::{PublishError, Published, Publisher, take_back};
 use crate::store::Store;
-
-#[derive(Serialize)]
-struct Published {
-    id: Uuid,
-    position: Position,
-}
 
 /// `POST /api/v1/events`
 pub async fn publish(
@@ -100,8 +92,7 @@ async fn publish_all(
         let wrong = |_| Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters");
         value.to_str().map(str::to_owned).map_err(wrong)
     });
-    let events = publisher.publish(identity.user.id, drafts, key.transpose()?).await?;
-    Ok(events.into_iter().map(|event| Published { id: event.id, position: event.position }).collect())
+    publisher.publish(identity.user.id, drafts, key.transpose()?).await
 }
 
 /// The error with the event's place in the batch before the field's name, as [`Draft::read`] gives it.

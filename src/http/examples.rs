@@ -20,6 +20,7 @@ use super::App;
 use super::auth::PublisherCaller;
 use super::params::Params;
 use super::problem::Problem;
+use crate::account::User;
 use crate::event::{Draft, Expiry, Invalid, Millis, Priority, Recipients, Topic, UserId};
 use crate::identity::hex;
 use crate::publishing::{PublishError, Publisher};
@@ -42,7 +43,7 @@ const END_TRIES: u32 = 20;
 const END_PAUSE: Duration = Duration::from_millis(500);
 /// The longest name of a file, in bytes.
 const MAX_NAME: usize = 255;
-/// The longest name of an upload, in bytes.
+/// The longest name of an upload, a chat room or a log, in bytes.
 const MAX_ID: usize = 64;
 
 /// The uploads on their way to this node: never more than are allowed. Cheap to clone.
@@ -75,7 +76,23 @@ impl Drop for Slot {
     }
 }
 
-/// `PUT /examples/upload/{id}`: a file of the caller's, told on the topic `uploads/{user}/{id}`.
+/// The topics of a user's uploads begin with this: the public id stays when the user is renamed, and is one segment.
+pub fn uploads_of(user: &User) -> String {
+    format!("uploads/{}", user.public_id)
+}
+
+/// Checks text from an address that is to be one segment of a topic: 1 to 64 bytes, `field` in the error.
+pub fn check_segment(field: &str, text: &str) -> Result<(), Invalid> {
+    if text.len() <= MAX_ID && !text.contains('/') && text.parse::<Topic>().is_ok() {
+        return Ok(());
+    }
+    let must =
+        format!("must have 1 to {MAX_ID} bytes, no '/' and no control characters, and not be '.' or '..'");
+    Err(Invalid::new(field, must))
+}
+
+/// `PUT /examples/upload/{id}`: a file of the caller's; its progress is published on the topic
+/// `uploads/{public id of the user}/{id}`.
 pub async fn upload(
     PublisherCaller(identity): PublisherCaller,
     State(app): State<App>,
@@ -84,12 +101,9 @@ pub async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let wrong = || Invalid::new("id", "must be 1 to 64 letters, digits, '.', '_' and '-'");
-    let Ok(Path(id)) = id else { return Err(wrong().into()) };
-    let topic: Topic = format!("uploads/{}/{id}", identity.user.name).parse().map_err(|_| wrong())?;
-    if id.len() > MAX_ID || id.contains('/') {
-        return Err(wrong().into());
-    }
+    let Ok(Path(id)) = id else { return Err(Invalid::new("id", "must be UTF-8").into()) };
+    check_segment("id", &id)?;
+    let topic: Topic = format!("{}/{id}", uploads_of(&identity.user)).parse()?;
     if !app.rules.may_write(&identity.user, &topic) {
         return Err(Problem::forbidden(&format!("you may not publish to {topic}")));
     }

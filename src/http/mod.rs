@@ -49,8 +49,8 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The most bytes of a request that is not a publication.
 const MAX_SMALL_BODY: usize = 16 * 1024;
-/// What an event may have around its data, in bytes; a thousand recipients' names fit.
-const EVENT_OVERHEAD: usize = 80 * 1024;
+/// What an event may have around its data, in bytes; the longest names of a thousand recipients fit.
+const EVENT_OVERHEAD: usize = 264 * 1024;
 /// The most bytes of a batch.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 

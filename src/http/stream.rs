@@ -58,12 +58,12 @@ pub async fn open(
     let header = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
     let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
     let resume = resume.map(|cursor| if cursor.len() > Cursor::MAX_LEN { "unreadable" } else { cursor });
-    let aloud = params.flag("alive")?;
+    let heartbeats = params.flag("alive")?;
     let history = history(&params, &subscription)?;
     let begun = tokio::time::Instant::now();
     loop {
         match app.streams.open(subscription.clone(), resume, history) {
-            Ok(stream) if aloud => return Ok(response(Body::new(stream.aloud()))),
+            Ok(stream) if heartbeats => return Ok(response(Body::new(stream.with_heartbeats()))),
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
                 // Some may be of connections that broke, which is noticed later.

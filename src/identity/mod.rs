@@ -10,6 +10,8 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use rand::RngExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,20 +19,21 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
+use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
 use crate::bus::Notifier;
-use crate::event::{Invalid, UserId};
+use crate::event::name::check_name;
+use crate::event::{Invalid, Millis, UserId};
 use crate::store::{SEEN_EVERY, Store, StoreError};
-use crate::ttl::{Taken, Ttl};
+use crate::ttl::{RateDecision, Ttl};
 
 /// How long a session lasts that is not to be remembered.
 pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// How long a remembered session lasts.
 pub const REMEMBERED_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// How long an answer about a session or token may be kept; so long may one that has ended go on working if the
-/// word of its end was lost. A stream that was opened by it ends at the next check after that: the two together
-/// stay below 30 s.
-const CACHED_FOR: Duration = Duration::from_secs(15);
+/// The cache's lifetime: how long an answer about a session or token is kept. It is the longest delay of a revocation
+/// whose ending no node could read; a stream that was opened by such an answer ends at the next check after that. The
+/// two together stay below 30 s.
+pub const CACHED_FOR: Duration = Duration::from_secs(15);
 /// The longest password, in bytes: hashing costs time for each.
 const MAX_PASSWORD_LEN: usize = 512;
 /// The shortest password that may be set, in bytes.
@@ -44,6 +47,10 @@ const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
 const CONCURRENT_NOTES: usize = 4;
 /// The most characters kept of what a browser calls itself.
 const MAX_USER_AGENT: usize = 256;
+/// How many keys are removed from the cache at once.
+const CONCURRENT_REMOVALS: usize = 16;
+/// The most names that one user may have had: every request's identity carries them.
+const MAX_NAMES: usize = 32;
 /// What every token begins with, so that a leaked one is recognised.
 const TOKEN_PREFIX: &str = "carillon_";
 
@@ -117,9 +124,41 @@ impl Accounts {
 
     /// Adds a user.
     pub async fn create(&self, name: &str, password: &str, role: Role) -> Result<User, AccountError> {
-        check_name(name)?;
+        check_name("name", name)?;
         let hash = self.hash(password).await?;
         Ok(self.store.create_user(name, &hash, role).await?)
+    }
+
+    /// Gives a user another name. It keeps what its former names permit.
+    pub async fn rename(&self, user: &User, name: &str) -> Result<bool, AccountError> {
+        check_name("name", name)?;
+        if user.names.len() >= MAX_NAMES && !user.is_called(name) {
+            return Err(
+                Invalid::new("name", format!("has changed too often: at most {MAX_NAMES} names")).into()
+            );
+        }
+        Ok(self.store.rename_user(user.id, name).await?)
+    }
+
+    /// Ends a user's sessions, and has their tokens permit nothing until [`Self::enable`]; gives how many it were.
+    pub async fn disable(&self, user: UserId) -> Result<usize, StoreError> {
+        Ok(self.ended(self.store.disable_user(user).await?).await)
+    }
+
+    /// Takes back [`Self::disable`], save that sessions have ended; whether the user was disabled.
+    pub async fn enable(&self, user: UserId) -> Result<bool, StoreError> {
+        self.store.enable_user(user).await
+    }
+
+    /// Voids a user's sessions that began before `at`, by the database's clock; gives how many it were.
+    pub async fn end_sessions_before(&self, user: UserId, at: Millis) -> Result<usize, StoreError> {
+        Ok(self.ended(self.store.set_not_before(user, at).await?).await)
+    }
+
+    /// Removes a user for good, with their sessions and tokens.
+    pub async fn remove(&self, user: UserId) -> Result<(), StoreError> {
+        self.ended(self.store.remove_user(user).await?).await;
+        Ok(())
     }
 
     /// Sets a password; gives how many sessions ended by it: all but `keep`.
@@ -130,7 +169,7 @@ impl Accounts {
         keep: Option<&SecretHash>,
     ) -> Result<usize, AccountError> {
         let hash = self.hash(password).await?;
-        Ok(self.ended(self.store.set_password(user, &hash, keep).await?).await)
+        Ok(self.sessions_ended(self.store.set_password(user, &hash, keep).await?).await)
     }
 
     /// Checks a password and begins a session for a browser that calls itself `user_agent`; gives its secret.
@@ -147,15 +186,16 @@ impl Accounts {
             user_agent.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect();
         let session =
             self.store.create_session(user.id, &hash_secret(&secret), lifetime, &user_agent).await?;
-        Ok((secret, session))
+        // Disabled while the password was checked.
+        session.map(|session| (secret, session)).ok_or(AccountError::WrongPassword)
     }
 
     /// Whose password this is. Attempts are limited for each name.
     pub async fn check_password(&self, name: &str, password: &str) -> Result<User, AccountError> {
         let attempts = format!("sign-in:{}", hex(&hash_secret(name)));
         match self.ttl.take(&attempts, SIGN_IN_BURST, SIGN_IN_EVERY).await {
-            Ok(Taken::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
-            Ok(Taken::Allowed) => {}
+            Ok(RateDecision::RetryAfter(pause)) => return Err(AccountError::TooManyAttempts(pause)),
+            Ok(RateDecision::Allowed) => {}
             // Hashing is slow and bounded: that limits guessing while the keys are away.
             Err(error) => tracing::warn!(%error, "sign-ins are not limited by name now"),
         }
@@ -163,35 +203,52 @@ impl Accounts {
         let (user, hash) = found.map_or((None, unknown_user_hash()), |(user, hash)| (Some(user), hash));
         // The same work for a name that does not exist, so that the time tells nothing.
         let is_right = self.verify(password, hash).await;
-        user.filter(|_| is_right).ok_or(AccountError::WrongPassword)
+        user.filter(|user| is_right && user.disabled_at.is_none()).ok_or(AccountError::WrongPassword)
     }
 
     /// Ends a session, with its streams on every node.
     pub async fn sign_out(&self, secret: &SecretHash) -> Result<(), StoreError> {
         self.store.end_session(secret).await?;
-        self.ended(vec![*secret]).await;
+        self.sessions_ended(vec![*secret]).await;
         Ok(())
     }
 
     /// Ends one of a user's sessions by its id; whether there was one.
     pub async fn end_session(&self, user: UserId, id: Uuid) -> Result<bool, StoreError> {
         let ended = self.store.end_session_by_id(user, id).await?;
-        Ok(self.ended(ended.into_iter().collect()).await > 0)
+        Ok(self.sessions_ended(ended.into_iter().collect()).await > 0)
     }
 
     /// Ends all of a user's sessions but `keep`; gives how many.
     pub async fn end_other_sessions(&self, user: UserId, keep: &SecretHash) -> Result<usize, StoreError> {
-        Ok(self.ended(self.store.end_other_sessions(user, keep).await?).await)
+        Ok(self.sessions_ended(self.store.end_other_sessions(user, keep).await?).await)
     }
 
-    /// These sessions have ended: nothing is to be cached of them, and their streams end.
-    async fn ended(&self, secrets: Vec<SecretHash>) -> usize {
-        for secret in &secrets {
-            self.forget(&session_key(secret)).await;
+    async fn sessions_ended(&self, secrets: Vec<SecretHash>) -> usize {
+        self.ended(secrets.into_iter().map(|secret| Ending { secret, token: None }).collect()).await
+    }
+
+    /// These have ended: nothing is to be cached of them, and their streams end. Gives how many there are.
+    async fn ended(&self, endings: Vec<Ending>) -> usize {
+        self.forget_ended(&endings).await;
+        let credentials: Vec<_> = endings.iter().map(Ending::credential).collect();
+        self.notifier.notify_ended(&credentials).await;
+        endings.len()
+    }
+
+    /// Takes what is cached of these out of the cache. What cannot be taken out ends there by itself within
+    /// [`CACHED_FOR`].
+    pub async fn forget_ended(&self, endings: &[Ending]) {
+        let key = |ending: &Ending| match ending.token {
+            Some(_) => token_key(&ending.secret),
+            None => session_key(&ending.secret),
+        };
+        let removals: Vec<_> =
+            endings.iter().map(key).map(|key| async move { self.ttl.remove(&key).await }).collect();
+        let outcomes: Vec<_> = stream::iter(removals).buffer_unordered(CONCURRENT_REMOVALS).collect().await;
+        if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+            tracing::warn!(%error, "sessions or tokens that have ended may work for some seconds more");
         }
-        let ended: Vec<_> = secrets.into_iter().map(Credential::Session).collect();
-        self.notifier.notify_ended(&ended).await;
-        ended.len()
     }
 
     /// Who holds this session, if it has not ended.
@@ -247,8 +304,7 @@ impl Accounts {
     /// Revokes a token if it is `owner`'s (`None`: anybody's), with its streams on every node; whether it was valid.
     pub async fn revoke_token(&self, id: i64, owner: Option<UserId>) -> Result<bool, StoreError> {
         let Some(secret) = self.store.revoke_token(id, owner).await? else { return Ok(false) };
-        self.forget(&token_key(&secret)).await;
-        self.notifier.notify_ended(&[Credential::Token(id)]).await;
+        self.ended(vec![Ending { secret, token: Some(id) }]).await;
         Ok(true)
     }
 
@@ -284,12 +340,6 @@ impl Accounts {
         Ok(found)
     }
 
-    async fn forget(&self, key: &str) {
-        if let Err(error) = self.ttl.remove(key).await {
-            tracing::warn!(%error, "what has ended may work for some seconds more");
-        }
-    }
-
     async fn hash(&self, password: &str) -> Result<String, AccountError> {
         if !(MIN_PASSWORD_LEN..=MAX_PASSWORD_LEN).contains(&password.len()) {
             return Err(Invalid::new("password", "must have 8 to 512 characters").into());
@@ -321,14 +371,6 @@ impl Accounts {
         let _turn = self.hashing.acquire().await;
         tokio::task::spawn_blocking(work).await.ok()
     }
-}
-
-fn check_name(name: &str) -> Result<(), Invalid> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-        return Err(Invalid::new("name", "must be 1 to 64 letters, digits, '.', '_' and '-'"));
-    }
-    Ok(())
 }
 
 /// What is checked in vain for a name that does not exist.

@@ -8,6 +8,9 @@ use crate::store::clock::Clock;
 
 /// How many events are removed at once.
 const BATCH: u32 = 5_000;
+/// How long nodes can read what has ended. One that was cut off for longer finds out by asking about each of its
+/// streams, and keeps no answer so long.
+const ENDINGS_KEPT: Duration = Duration::from_secs(3_600);
 
 /// Removes all events that were committed longer than `keep` ago.
 pub async fn remove_old(store: &Store, clock: &Clock, keep: Duration) {
@@ -29,6 +32,17 @@ pub async fn remove_old(store: &Store, clock: &Clock, keep: Duration) {
                 }
             }
             Err(error) => return tracing::warn!(%error, "retention waits for the store"),
+        }
+    }
+}
+
+/// Removes what has ended so long ago that every node has read it.
+pub async fn remove_old_endings(store: &Store) {
+    loop {
+        match store.remove_old_endings(ENDINGS_KEPT, BATCH).await {
+            Ok(removed) if removed < u64::from(BATCH) => return,
+            Ok(_) => {}
+            Err(error) => return tracing::warn!(%error, "retention of endings waits for the store"),
         }
     }
 }

@@ -29,8 +29,9 @@ async fn start_at(store: Store, applied: Position, limits: &PublishLimits) -> (P
     let (bus, _) = Bus::open("memory:", &BusLimits::default()).unwrap();
     let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
     let mut tasks = JoinSet::new();
-    let epoch = watch::channel(Some(history)).1;
-    (Publisher::start(&mut tasks, store, applied, bus, ttl, epoch, limits), tasks)
+    let epoch = tokio::sync::watch::channel(Some(history)).1;
+    let messages = MessageWriter::new("n1", epoch);
+    (Publisher::start(&mut tasks, store, applied, bus, messages, ttl, limits), tasks)
 }
 
 #[tokio::test]
@@ -59,7 +60,7 @@ async fn what_waits_for_the_writer_is_bounded_in_bytes() {
         let publisher = publisher.clone();
         waiting.spawn(async move { publisher.publish(1, vec![draft(40_000)], None).await });
     }
-    while publisher.room.left.available_permits() > 20_000 {
+    while publisher.budget.left.available_permits() > 20_000 {
         tokio::task::yield_now().await;
     }
     assert!(matches!(publish(40_000).await, Err(PublishError::Overloaded)));
@@ -73,7 +74,7 @@ async fn what_waits_for_the_writer_is_bounded_in_bytes() {
 #[tokio::test]
 async fn what_waits_to_be_announced_is_bounded_in_bytes() {
     let (queue, mut committed) = mpsc::channel(100);
-    let announcements = Announcements { queue, room: Room::new(100_000) };
+    let announcements = Announcements { queue, budget: ByteBudget::new(100_000) };
     let event = |position| Event {
         position,
         id: Uuid::now_v7(),
@@ -95,7 +96,7 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
     assert_eq!(committed.len(), 2, "what was announced makes room");
 }
 
-/// It may have grown past that place again before anybody asks where it ends.
+/// It may have grown past that position again before anybody asks where it ends.
 #[tokio::test]
 async fn a_log_that_ends_before_what_was_delivered_gets_a_new_epoch() {
     for (applied, is_lost) in [(1, false), (2, true)] {

@@ -1,4 +1,4 @@
-//! The URLs, read.
+//! Reads the URLs.
 //!
 //! - `redis://[user:password@]host[:6379][/database]`, `redis+unix:…`
 //! - `redis+sentinel://[user:password@]host[:26379],…/master-name[/database]?sentinel_password=…`; user and
@@ -6,6 +6,8 @@
 //! - `redis+cluster://[user:password@]host[:6379],…`
 //!
 //! and `?namespace=…` for each.
+
+use std::fmt;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -18,25 +20,52 @@ use super::Failure;
 /// The most hosts in a URL.
 const MAX_HOSTS: usize = 16;
 
-/// What a URL says.
+/// What a URL says. Its `Debug` shows no user, password or option.
 pub(super) struct Address {
-    /// How to talk to those in charge; its address means something only for [`Place::One`].
+    /// How to connect to a master; the address in it counts only for [`Deployment::Single`].
     pub(super) data: ConnectionInfo,
-    pub(super) place: Place,
+    pub(super) deployment: Deployment,
     pub(super) namespace: String,
 }
 
-/// Where those in charge are found.
-pub(super) enum Place {
-    One,
-    Sentinel { sentinels: Vec<ConnectionInfo>, master: String },
-    Cluster { seeds: Vec<ConnectionAddr> },
+/// How the masters are found.
+pub(super) enum Deployment {
+    /// The one server of the URL is the master.
+    Single,
+    Sentinel {
+        sentinels: Vec<ConnectionInfo>,
+        master: String,
+    },
+    Cluster {
+        seeds: Vec<ConnectionAddr>,
+    },
 }
 
 /// Whether a URL's scheme is one of these.
 pub fn is_redis(url: &str) -> bool {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     ["redis", "rediss", "redis+unix", "unix", "redis+sentinel", "redis+cluster"].contains(&scheme)
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Address");
+        text.field("address", self.data.addr()).field("deployment", &self.deployment);
+        text.field("namespace", &self.namespace).finish()
+    }
+}
+
+impl fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single => f.write_str("Single"),
+            Self::Sentinel { sentinels, master } => {
+                let sentinels: Vec<_> = sentinels.iter().map(ConnectionInfo::addr).collect();
+                f.debug_struct("Sentinel").field("sentinels", &sentinels).field("master", master).finish()
+            }
+            Self::Cluster { seeds } => f.debug_struct("Cluster").field("seeds", seeds).finish(),
+        }
+    }
 }
 
 impl Address {
@@ -65,7 +94,7 @@ fn read_one(url: &str) -> Result<Address, Failure> {
     if !data.addr().is_supported() {
         return Err(unusable("TLS is not supported"));
     }
-    Ok(Address { data, place: Place::One, namespace })
+    Ok(Address { data, deployment: Deployment::Single, namespace })
 }
 
 fn read_sentinel(rest: &str) -> Result<Address, Failure> {
@@ -85,8 +114,8 @@ fn read_sentinel(rest: &str) -> Result<Address, Failure> {
             None => info,
         });
     }
-    let place = Place::Sentinel { sentinels: addresses, master: master.to_owned() };
-    Ok(Address { data, place, namespace: read_namespace(parts.option("namespace"))? })
+    let deployment = Deployment::Sentinel { sentinels: addresses, master: master.to_owned() };
+    Ok(Address { data, deployment, namespace: read_namespace(parts.option("namespace"))? })
 }
 
 fn read_cluster(rest: &str) -> Result<Address, Failure> {
@@ -97,7 +126,7 @@ fn read_cluster(rest: &str) -> Result<Address, Failure> {
     let (seeds, data) = parts.servers(6_379, "")?;
     Ok(Address {
         data,
-        place: Place::Cluster { seeds },
+        deployment: Deployment::Cluster { seeds },
         namespace: read_namespace(parts.option("namespace"))?,
     })
 }
@@ -132,7 +161,7 @@ impl<'a> Parts<'a> {
         given.map(|(_, value)| value.clone())
     }
 
-    /// The hosts' addresses, and how to talk to whoever is in charge.
+    /// The hosts' addresses, and how to connect to a master.
     fn servers(&self, port: u16, database: &str) -> Result<(Vec<ConnectionAddr>, ConnectionInfo), Failure> {
         let mut addresses = Vec::new();
         let mut data = None;
@@ -202,7 +231,7 @@ mod tests {
         let one = Address::read("redis://:secret@localhost:7000/1?namespace=staging").unwrap();
         assert_eq!((one.namespace.as_str(), one.data.redis_settings().db()), ("staging", 1));
         assert_eq!(one.data.redis_settings().password(), Some("secret"));
-        assert!(matches!(one.place, Place::One));
+        assert!(matches!(one.deployment, Deployment::Single));
     }
 
     #[test]
@@ -210,7 +239,9 @@ mod tests {
         let url =
             "redis+sentinel://me:p%40ss@a:7000,b,[::1]:3/my-master/2?sentinel_password=s%2B&namespace=x";
         let address = Address::read(url).unwrap();
-        let Place::Sentinel { sentinels, master } = address.place else { panic!("another place") };
+        let Deployment::Sentinel { sentinels, master } = address.deployment else {
+            panic!("another deployment")
+        };
         assert_eq!(texts(sentinels.iter().map(ConnectionInfo::addr)), ["a:7000", "b:26379", "::1:3"]);
         assert_eq!((master.as_str(), address.namespace.as_str()), ("my-master", "x"));
         let (data, login) = (address.data.redis_settings(), sentinels[0].redis_settings());
@@ -221,7 +252,7 @@ mod tests {
     #[test]
     fn a_cluster() {
         let address = Address::read("redis+cluster://:secret@a:7000,b/").unwrap();
-        let Place::Cluster { seeds } = address.place else { panic!("another place") };
+        let Deployment::Cluster { seeds } = address.deployment else { panic!("another deployment") };
         assert_eq!(texts(&seeds), ["a:7000", "b:6379"]);
         assert_eq!(address.namespace, "carillon");
         assert_eq!(address.data.redis_settings().password(), Some("secret"));

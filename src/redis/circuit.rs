@@ -1,5 +1,5 @@
-//! Something that is made when first needed and again whenever it breaks. While it is known to be down nobody
-//! waits for it: an attempt goes on behind the callers, who fail at once.
+//! A lazily created, shared connection with a circuit breaker. While the server is known to be down nobody waits for
+//! it: one attempt after another goes on in the background, and callers fail at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,23 @@ use tokio::time::Instant;
 
 use super::{Backoff, Failure};
 
-/// See the module. Clones share it.
+/// See the module. `T` is a connection, a pool of them, or anything else that takes a while to get and may break.
+/// Clones share it.
 pub(super) struct Circuit<T>(Arc<watch::Sender<State<T>>>);
 
 struct State<T> {
     stage: Stage<T>,
     backoff: Backoff,
-    /// Counts what was made, so that a late failure of one thing does not cost its successor.
+    /// Counts the connections, so that a late failure of one does not cost its successor.
     generation: u64,
 }
 
 enum Stage<T> {
-    /// Never made, or broken: who comes first makes it, and all wait for that.
-    Wanted,
-    /// Being made. What went wrong before, if it is known to be down.
-    Making(Option<Failure>),
-    Made(T),
+    /// Never connected, or broken: the first caller connects, and all wait for that.
+    Missing,
+    /// Being connected. With the last failure if the server is known to be down.
+    Connecting(Option<Failure>),
+    Connected(T),
     Down {
         failure: Failure,
         retry_at: Instant,
@@ -38,66 +39,75 @@ impl<T> Clone for Circuit<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Circuit<T> {
-    pub(super) fn new(longest_backoff: Duration) -> Self {
-        let backoff = Backoff::up_to(longest_backoff);
-        Self(Arc::new(watch::Sender::new(State { stage: Stage::Wanted, backoff, generation: 0 })))
+    /// Not connected yet. `max_backoff` is the longest pause between attempts.
+    pub(super) fn new(max_backoff: Duration) -> Self {
+        let backoff = Backoff::up_to(max_backoff);
+        Self(Arc::new(watch::Sender::new(State { stage: Stage::Missing, backoff, generation: 0 })))
     }
 
-    /// The thing and which one it is; made by `make` if need be, which must end by itself.
-    pub(super) async fn get<F>(&self, make: impl FnOnce() -> F) -> Result<(T, u64), Failure>
+    /// The connection and its generation; made by `connect` if need be, which must end by itself.
+    pub(super) async fn get<F>(&self, connect: impl FnOnce() -> F) -> Result<(T, u64), Failure>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let is_mine = self.0.send_if_modified(|state| {
             let before = match &state.stage {
-                Stage::Wanted => None,
+                Stage::Missing => None,
                 Stage::Down { failure, retry_at } if *retry_at <= Instant::now() => Some(failure.clone()),
                 _ => return false,
             };
-            state.stage = Stage::Making(before);
+            state.stage = Stage::Connecting(before);
             true
         });
         if is_mine {
             // Not in the caller's future, which may be dropped half way.
-            tokio::spawn(self.clone().make(make()));
+            tokio::spawn(self.clone().run(connect()));
         }
         let mut changes = self.0.subscribe();
-        let is_known = |state: &State<T>| !matches!(state.stage, Stage::Wanted | Stage::Making(None));
+        let is_known = |state: &State<T>| !matches!(state.stage, Stage::Missing | Stage::Connecting(None));
         match changes.wait_for(is_known).await {
             Ok(state) => match &state.stage {
-                Stage::Made(thing) => Ok((thing.clone(), state.generation)),
-                Stage::Down { failure, .. } | Stage::Making(Some(failure)) => Err(failure.clone()),
-                Stage::Wanted | Stage::Making(None) => Err(Failure("not connected".into())),
+                Stage::Connected(connection) => Ok((connection.clone(), state.generation)),
+                Stage::Down { failure, .. } | Stage::Connecting(Some(failure)) => Err(failure.clone()),
+                Stage::Missing | Stage::Connecting(None) => Err(Failure("not connected".into())),
             },
             Err(_) => Err(Failure("not connected".into())),
         }
     }
 
-    async fn make(self, making: impl Future<Output = Result<T, Failure>> + Send + 'static) {
+    /// The connection, if there is one.
+    pub(super) fn connected(&self) -> Option<T> {
+        match &self.0.borrow().stage {
+            Stage::Connected(connection) => Some(connection.clone()),
+            Stage::Missing | Stage::Connecting(_) | Stage::Down { .. } => None,
+        }
+    }
+
+    async fn run(self, connecting: impl Future<Output = Result<T, Failure>> + Send + 'static) {
         // In a task of its own, so that even a panic is an answer to those who wait.
-        let made = tokio::spawn(making).await;
-        let made = made.unwrap_or_else(|_| Err(Failure("connecting broke off".into())));
+        let connected = tokio::spawn(connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(Failure("connecting broke off".into())));
         self.0.send_modify(|state| {
-            state.stage = match made {
-                Ok(thing) => {
+            state.stage = match connected {
+                Ok(connection) => {
                     state.generation += 1;
                     state.backoff.reset();
-                    Stage::Made(thing)
+                    Stage::Connected(connection)
                 }
                 Err(failure) => Stage::Down { failure, retry_at: Instant::now() + state.backoff.pause() },
             };
         });
     }
 
-    /// The thing of this generation broke. It is made again for the next caller, who waits; if it was its
-    /// silence that told (`is_silent`), nobody waits for it again before it is back.
+    /// The connection of this generation broke. The next caller connects anew and waits for it; but if it broke by
+    /// its silence (`is_silent`), nobody waits before it is back.
     pub(super) fn broke(&self, generation: u64, failure: &Failure, is_silent: bool) {
         self.0.send_if_modified(|state| {
-            let is_current = matches!(state.stage, Stage::Made(_)) && state.generation == generation;
+            let is_current = matches!(state.stage, Stage::Connected(_)) && state.generation == generation;
             if is_current {
                 state.stage = match is_silent {
                     true => Stage::Down { failure: failure.clone(), retry_at: Instant::now() },
-                    false => Stage::Wanted,
+                    false => Stage::Missing,
                 };
             }
             is_current
@@ -117,14 +127,14 @@ mod tests {
         Failure("no".into())
     }
 
-    /// Asks until it is there; fails the test if that takes too long.
-    async fn until_made(circuit: &Circuit<u32>, value: u32) -> (u32, u64) {
+    /// Asks until it is connected; fails the test if that takes too long.
+    async fn until_connected(circuit: &Circuit<u32>, value: u32) -> (u32, u64) {
         let began = Instant::now();
         loop {
-            if let Ok(made) = circuit.get(|| async move { Ok(value) }).await {
-                return made;
+            if let Ok(connected) = circuit.get(|| async move { Ok(value) }).await {
+                return connected;
             }
-            assert!(began.elapsed() < Duration::from_secs(20), "never made");
+            assert!(began.elapsed() < Duration::from_secs(20), "never connected");
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -147,14 +157,14 @@ mod tests {
                 Ok(2)
             };
             let at_once = tokio::time::timeout(Duration::from_millis(150), circuit.get(slow)).await;
-            assert_eq!(at_once.expect("somebody waits").unwrap_err().0, "no");
+            assert_eq!(at_once.expect("a caller waits").unwrap_err().0, "no");
             sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(until_made(&circuit, 3).await, (2, 1), "made twice");
+        assert_eq!(until_connected(&circuit, 3).await, (2, 1), "connected twice");
     }
 
     #[tokio::test]
-    async fn what_broke_is_made_again_once() {
+    async fn what_broke_is_connected_again_once() {
         let circuit = Circuit::<u32>::new(Duration::from_millis(50));
         let (_, first) = circuit.get(|| async { Ok(1) }).await.unwrap();
         circuit.broke(first, &no(), false);
@@ -164,6 +174,6 @@ mod tests {
         assert_eq!(circuit.get(|| async { Ok(3) }).await.unwrap(), (2, second));
         circuit.broke(second, &no(), true);
         assert!(circuit.get(|| async { panic!("an attempt that ends badly") }).await.is_err());
-        assert_eq!(until_made(&circuit, 4).await.0, 4);
+        assert_eq!(until_connected(&circuit, 4).await.0, 4);
     }
 }

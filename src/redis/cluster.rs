@@ -1,4 +1,4 @@
-//! Who is in charge of which slots of a Redis Cluster.
+//! Which masters a Redis Cluster has, and which slots each of them.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -7,43 +7,43 @@ use rand::RngExt as _;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo};
 
 use super::Failure;
-use super::layout::{Layout, NOBODY, SLOTS};
-use super::panel::Panel;
+use super::quorum::QuorumQuery;
+use super::topology::{SLOTS, Topology, UNASSIGNED};
 
-/// The most nodes asked at once; of more, some by chance.
+/// The most nodes asked at once; of more, a random choice.
 const MAX_ASKED: usize = 16;
 /// The most masters a cluster may have: every node of ours keeps connections to each.
 const MAX_MASTERS: usize = 256;
 
-/// The masters, by the newest of what the nodes that answer say. Asked are those of the URL, who may be gone or
-/// no part of the cluster any more, and those last known.
+/// The masters of the newest configuration among the nodes that answer. The nodes in the URL are asked, which may be
+/// gone or no longer part of the cluster, and the masters last known.
 pub(super) async fn find_masters(
-    panel: &Panel,
+    quorum: &QuorumQuery,
     data: &ConnectionInfo,
     seeds: &[ConnectionAddr],
-    known: Option<&Layout>,
-) -> Result<Layout, Failure> {
-    let mut whom = seeds.to_vec();
-    for server in known.map_or(&[][..], Layout::servers) {
-        if !whom.contains(server) {
-            whom.push(server.clone());
+    known: Option<&Topology>,
+) -> Result<Topology, Failure> {
+    let mut nodes = seeds.to_vec();
+    for master in known.map_or(&[][..], Topology::masters) {
+        if !nodes.contains(master) {
+            nodes.push(master.clone());
         }
     }
-    if whom.len() > MAX_ASKED {
-        whom.sort_by_cached_key(|_| rand::rng().random::<u32>());
-        whom.truncate(MAX_ASKED);
+    if nodes.len() > MAX_ASKED {
+        nodes.sort_by_cached_key(|_| rand::rng().random::<u32>());
+        nodes.truncate(MAX_ASKED);
     }
-    let whom: Vec<_> = whom.into_iter().map(|address| data.clone().set_addr(address)).collect();
+    let nodes: Vec<_> = nodes.into_iter().map(|address| data.clone().set_addr(address)).collect();
     let mut question = Cmd::new();
     question.arg("CLUSTER").arg("NODES");
-    let answers: Vec<(_, String)> = panel.ask(&whom, &question).await;
-    if answers.is_empty() {
-        return Err(Failure("no node of the cluster answers".into()));
-    }
+    let answers: Vec<(_, String)> = quorum
+        .ask(&nodes, &question)
+        .await
+        .map_err(|failure| Failure(format!("no node of the cluster answers: {failure}")))?;
     merge(answers.iter().flat_map(|(asked, text)| read(text, asked)))
 }
 
-/// What one node says that a master is in charge of.
+/// What one node says of a master: its address and slots.
 #[derive(Debug)]
 struct Claim<'a> {
     id: &'a str,
@@ -52,9 +52,9 @@ struct Claim<'a> {
     slots: Vec<RangeInclusive<usize>>,
 }
 
-/// Each slot is whose claim to it has the highest epoch: the cluster's own rule. So what was cut off with an old
-/// master loses against what has heard of the new one, whoever is asked first.
-fn merge<'a>(claims: impl Iterator<Item = Claim<'a>>) -> Result<Layout, Failure> {
+/// Each slot belongs to the master whose claim has the highest epoch: the cluster's own rule. So nodes that were cut
+/// off with an old master lose against those that know the new one, in whatever order they answer.
+fn merge<'a>(claims: impl Iterator<Item = Claim<'a>>) -> Result<Topology, Failure> {
     let mut addresses: HashMap<&str, ConnectionAddr> = HashMap::new();
     let mut owners: Vec<Option<(u64, &str)>> = vec![None; SLOTS];
     for Claim { id, address, epoch, slots } in claims {
@@ -63,28 +63,28 @@ fn merge<'a>(claims: impl Iterator<Item = Claim<'a>>) -> Result<Layout, Failure>
             owners[slot] = owners[slot].max(owner);
         }
         // Nodes may know each other by several addresses: always the same one is taken.
-        let place = addresses.entry(id).or_insert_with(|| address.clone());
-        if address.to_string() < place.to_string() {
-            *place = address;
+        let known = addresses.entry(id).or_insert_with(|| address.clone());
+        if address.to_string() < known.to_string() {
+            *known = address;
         }
     }
-    let mut servers: Vec<ConnectionAddr> = Vec::new();
+    let mut masters: Vec<ConnectionAddr> = Vec::new();
     let mut numbers: HashMap<&str, u16> = HashMap::new();
-    let mut in_charge: Vec<&str> = owners.iter().flatten().map(|(_, id)| *id).collect();
-    in_charge.sort_unstable();
-    in_charge.dedup();
-    if in_charge.is_empty() {
+    let mut owner_ids: Vec<&str> = owners.iter().flatten().map(|(_, id)| *id).collect();
+    owner_ids.sort_unstable();
+    owner_ids.dedup();
+    if owner_ids.is_empty() {
         return Err(Failure("the cluster has no master".into()));
     }
-    if in_charge.len() > MAX_MASTERS {
+    if owner_ids.len() > MAX_MASTERS {
         return Err(Failure(format!("the cluster has more than {MAX_MASTERS} masters")));
     }
-    for (id, number) in in_charge.into_iter().zip(0..) {
-        servers.push(addresses[id].clone());
+    for (id, number) in owner_ids.into_iter().zip(0..) {
+        masters.push(addresses[id].clone());
         numbers.insert(id, number);
     }
-    let slots = owners.into_iter().map(|owner| owner.map_or(NOBODY, |(_, id)| numbers[id])).collect();
-    Ok(Layout::sharded(servers, slots))
+    let slots = owners.into_iter().map(|owner| owner.map_or(UNASSIGNED, |(_, id)| numbers[id])).collect();
+    Ok(Topology::sharded(masters, slots))
 }
 
 /// Reads an answer to CLUSTER NODES. Lines that make no sense are left out.
@@ -116,7 +116,7 @@ fn read_address(text: &str, asked: &ConnectionAddr) -> Option<ConnectionAddr> {
     }
 }
 
-/// `first-last` or one slot. One that is on its way (in brackets) is still whose it was.
+/// `first-last` or one slot. A slot being migrated (in brackets) still belongs to its old master.
 fn read_range(text: &str) -> Option<RangeInclusive<usize>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
@@ -141,28 +141,28 @@ e 127.0.0.1:7004@17004 master - 0 1 7 connected
 nonsense
 ";
 
-    fn layout(answers: &[&str]) -> Result<Layout, Failure> {
+    fn topology(answers: &[&str]) -> Result<Topology, Failure> {
         let asked = ConnectionAddr::Tcp("127.0.0.1".into(), 7001);
         merge(answers.iter().flat_map(|text| read(text, &asked)).collect::<Vec<_>>().into_iter())
     }
 
     #[test]
-    fn of_two_that_claim_a_slot_the_newer_one_has_it() {
-        let newest = layout(&[NEW]).unwrap();
-        let servers: Vec<_> = newest.servers().iter().map(ToString::to_string).collect();
-        assert_eq!(servers, ["127.0.0.1:7001", "::1:7002"]);
+    fn of_two_claims_to_a_slot_the_newer_one_counts() {
+        let newest = topology(&[NEW]).unwrap();
+        let masters: Vec<_> = newest.masters().iter().map(ToString::to_string).collect();
+        assert_eq!(masters, ["127.0.0.1:7001", "::1:7002"]);
         // bar is in slot 5061, foo in 12182.
-        assert_eq!((newest.server_of("bar"), newest.server_of("foo")), (Some(1), Some(0)));
-        assert_eq!(layout(&[OLD, NEW]).unwrap(), newest);
-        assert_eq!(layout(&[NEW, OLD]).unwrap(), newest);
-        assert_eq!(layout(&[OLD]).unwrap().server_of("bar"), Some(0));
+        assert_eq!((newest.master_of("bar"), newest.master_of("foo")), (Some(1), Some(0)));
+        assert_eq!(topology(&[OLD, NEW]).unwrap(), newest);
+        assert_eq!(topology(&[NEW, OLD]).unwrap(), newest);
+        assert_eq!(topology(&[OLD]).unwrap().master_of("bar"), Some(0));
     }
 
     #[test]
-    fn slots_may_be_nobodys() {
-        let partly = layout(&["a h:1@2 master - 0 0 1 connected 0-100"]).unwrap();
-        assert_eq!(partly.server_of("foo"), None);
-        assert!(layout(&[""]).is_err());
-        assert!(layout(&["a h:1@2 master - 0 0 1 connected 0-16384 x-1 7-3"]).is_err());
+    fn slots_may_have_no_master() {
+        let partly = topology(&["a h:1@2 master - 0 0 1 connected 0-100"]).unwrap();
+        assert_eq!(partly.master_of("foo"), None);
+        assert!(topology(&[""]).is_err());
+        assert!(topology(&["a h:1@2 master - 0 0 1 connected 0-16384 x-1 7-3"]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The connections that are listened to: one to each server in charge, good only as long as all of them are.
+//! Connections for pub/sub: one to each master, good only as long as all of them are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +9,12 @@ use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::{Failure, Layout, RedisServers};
+use super::{Failure, RedisServers, Topology};
 
 /// See the module. Dropping it ends the connections.
 pub struct Listening {
     servers: RedisServers,
-    layout: Arc<Layout>,
+    topology: Arc<Topology>,
     connections: Vec<MultiplexedConnection>,
     health: Arc<Health>,
 }
@@ -26,55 +26,55 @@ struct Health {
 }
 
 impl RedisServers {
-    /// Connects to all in charge, asked anew. What comes goes to `hear`, which must not wait, and says whether
-    /// all is well.
+    /// Connects to all masters, after a topology query. What comes goes to `receive`, which must not wait, and returns
+    /// false when the connections are of no use any more.
     pub async fn listen(
         &self,
-        hear: impl Fn(PushInfo) -> bool + Clone + Send + Sync + 'static,
+        receive: impl Fn(PushInfo) -> bool + Clone + Send + Sync + 'static,
     ) -> Result<Listening, Failure> {
-        let layout = self.find().await?;
+        let topology = self.query_topology().await?;
         let health = Arc::new(Health::default());
-        let connect = layout.servers().iter().map(|server| {
-            let (hear, health) = (hear.clone(), health.clone());
+        let connect = topology.masters().iter().map(|master| {
+            let (receive, health) = (receive.clone(), health.clone());
             let received = move |push: PushInfo| -> Result<(), std::convert::Infallible> {
-                if push.kind == PushKind::Disconnection || !hear(push) {
+                if push.kind == PushKind::Disconnection || !receive(push) {
                     health.is_broken.store(true, Ordering::SeqCst);
                     health.broke.notify_one();
                 }
                 Ok(())
             };
-            self.connect(server, AsyncConnectionConfig::new().set_push_sender(received))
+            self.connect(master, AsyncConnectionConfig::new().set_push_sender(received))
         });
         let connections = try_join_all(connect).await?;
-        Ok(Listening { servers: self.clone(), layout, connections, health })
+        Ok(Listening { servers: self.clone(), topology, connections, health })
     }
 }
 
 impl Listening {
-    /// To whom.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// The topology they were made for.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
-    /// A connection for commands to one of the servers, by its number; whoever may use it at the same time.
-    pub fn connection(&self, server: usize) -> MultiplexedConnection {
-        self.connections[server].clone()
+    /// A connection for commands to the master of this number; many may use it at the same time.
+    pub fn connection(&self, master: usize) -> MultiplexedConnection {
+        self.connections[master].clone()
     }
 
-    /// False once a connection broke or what it brought was not well.
+    /// False once a connection broke, or what came made them useless.
     pub fn is_good(&self) -> bool {
         !self.health.is_broken.load(Ordering::SeqCst)
     }
 
-    /// Resolves, with the reason, when it is of no use any more: something broke, a server fell silent, or others
-    /// are in charge, in a way that `matters` (the layout this was made for, then the new one).
-    pub async fn ended(&self, matters: impl Fn(&Layout, &Layout) -> bool) -> Failure {
+    /// Resolves, with the reason, when they are of no use any more: one broke, a server fell silent, or the topology
+    /// changed in a way that `matters` (the topology they were made for, then the new one).
+    pub async fn ended(&self, matters: impl Fn(&Topology, &Topology) -> bool) -> Failure {
         if !self.is_good() {
             return Failure("a connection broke".into());
         }
         tokio::select! {
             () = self.health.broke.notified() => Failure("a connection broke".into()),
-            () = self.servers.moved(|new| matters(&self.layout, new)) => Failure("others are in charge now".into()),
+            () = self.servers.topology_changed(|new| matters(&self.topology, new)) => Failure("there was a failover".into()),
             failure = self.ping() => failure,
         }
     }
@@ -92,7 +92,7 @@ impl Listening {
                 match answer {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.into(),
-                    Err(_) => return Failure("a server is silent".into()),
+                    Err(_) => return Failure::silence(),
                 }
             }
         }

@@ -1,27 +1,30 @@
-//! Whom the sentinels have put in charge.
+//! Which server the sentinels have made the master.
 
 use std::collections::HashMap;
 
 use redis::{Cmd, ConnectionAddr, ConnectionInfo};
 
 use super::Failure;
-use super::panel::Panel;
+use super::quorum::QuorumQuery;
 
-/// The master by the newest configuration among the sentinels that answer. A sentinel that was cut off with the
-/// old master still names that one, of an older epoch.
+/// The master of the newest configuration among the sentinels that answer. A sentinel that was cut off together
+/// with the old master still names that one, with an older epoch.
 pub(super) async fn find_master(
-    panel: &Panel,
+    quorum: &QuorumQuery,
     sentinels: &[ConnectionInfo],
     name: &str,
 ) -> Result<ConnectionAddr, Failure> {
     let mut question = Cmd::new();
     question.arg("SENTINEL").arg("MASTER").arg(name);
-    let answers: Vec<(_, HashMap<String, String>)> = panel.ask(sentinels, &question).await;
+    let answers: Vec<(_, HashMap<String, String>)> = quorum
+        .ask(sentinels, &question)
+        .await
+        .map_err(|failure| Failure(format!("no sentinel answers: {failure}")))?;
     newest(answers.iter().map(|(_, answer)| answer))
         .ok_or_else(|| Failure("no sentinel names the master".into()))
 }
 
-/// Of the newest epoch what most say.
+/// Of the newest epoch the address that most sentinels name.
 fn newest<'a>(answers: impl Iterator<Item = &'a HashMap<String, String>>) -> Option<ConnectionAddr> {
     let mut said: HashMap<(u64, &str, u16), usize> = HashMap::new();
     for answer in answers {

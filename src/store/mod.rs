@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
+use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
 use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, UserId};
 pub use schema::Schema;
 pub use types::*;
@@ -139,7 +139,19 @@ impl Store {
             Some("postgres" | "postgresql") => {
                 Ok(Self(Backend::Postgres(std::sync::Arc::new(postgres::PostgresStore::open(url, limits)?))))
             }
-            _ => Err(StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())),
+            _ => Err(unknown_scheme()),
+        }
+    }
+
+    /// Whether there may be a store at `url`: a SQLite file that exists. A server is asked only when it is used. Fails
+    /// when the URL is none; its errors quote nothing of it.
+    pub fn may_exist(url: &str) -> Result<bool> {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => sqlite::exists(url),
+            Some("postgres" | "postgresql") => {
+                postgres::PostgresStore::open(url, &StoreLimits::default()).map(|_| true)
+            }
+            _ => Err(unknown_scheme()),
         }
     }
 
@@ -225,9 +237,75 @@ impl Store {
         forward!(self.remove_before(before, limit))
     }
 
-    /// Adds a user. `password_hash` is a PHC string.
+    /// Adds a user. `password_hash` is a PHC string. The name is taken if any user has or had it.
     pub async fn create_user(&self, name: &str, password_hash: &str, role: Role) -> Result<User> {
         forward!(self.create_user(name, password_hash, role))
+    }
+
+    /// Adds a user whom `issuer` calls `subject`, without a password. Taken is what [`Self::create_user`] says, and
+    /// an issuer's subject that has a row.
+    pub async fn create_outside_user(
+        &self,
+        issuer: &str,
+        subject: &str,
+        name: &str,
+        role: Role,
+    ) -> Result<User> {
+        forward!(self.create_outside_user(issuer, subject, name, role))
+    }
+
+    /// The user whom `issuer` calls `subject`.
+    pub async fn user_by_subject(&self, issuer: &str, subject: &str) -> Result<Option<User>> {
+        forward!(self.user_by_subject(issuer, subject))
+    }
+
+    /// Gives a user another name; whether there was one. Former names stay theirs.
+    pub async fn rename_user(&self, user: UserId, name: &str) -> Result<bool> {
+        forward!(self.rename_user(user, name))
+    }
+
+    /// Sets what a user is called in pages (`None`: by their name); whether there was one.
+    pub async fn set_display_name(&self, user: UserId, name: Option<&str>) -> Result<bool> {
+        forward!(self.set_display_name(user, name))
+    }
+
+    /// Ends a user's sessions for good, and has their tokens permit nothing until [`Self::enable_user`]; gives what
+    /// permitted something until now.
+    pub async fn disable_user(&self, user: UserId) -> Result<Vec<Ending>> {
+        forward!(self.disable_user(user))
+    }
+
+    /// Lets a disabled user's tokens permit again what they did, and the user sign in; whether they were disabled.
+    pub async fn enable_user(&self, user: UserId) -> Result<bool> {
+        forward!(self.enable_user(user))
+    }
+
+    /// Voids a user's sessions that began before `at`, by the database's clock, for good; gives those that had not
+    /// ended. Never takes back what a later time has voided. Tokens stay.
+    pub async fn set_not_before(&self, user: UserId, at: Millis) -> Result<Vec<Ending>> {
+        forward!(self.set_not_before(user, at))
+    }
+
+    /// Removes a user with their sessions and tokens; gives what permitted something until now. Their names are never
+    /// given out again, and events keep their number.
+    pub async fn remove_user(&self, user: UserId) -> Result<Vec<Ending>> {
+        forward!(self.remove_user(user))
+    }
+
+    /// What ended before its time after the ending `number`, in the order of commits, at most `limit`; and the number
+    /// to ask with next. Every verb that ends something writes this with it.
+    pub async fn endings_since(&self, number: i64, limit: u32) -> Result<(Vec<Ending>, i64)> {
+        forward!(self.endings_since(number, limit))
+    }
+
+    /// The number of the last ending that is older than `age`; 0 if there is none.
+    pub async fn last_ending_before(&self, age: Duration) -> Result<i64> {
+        forward!(self.last_ending_before(age))
+    }
+
+    /// Removes endings older than `age`, at most `limit`; gives how many.
+    pub async fn remove_old_endings(&self, age: Duration, limit: u32) -> Result<u64> {
+        forward!(self.remove_old_endings(age, limit))
     }
 
     /// A user and their password's PHC string.
@@ -272,7 +350,7 @@ impl Store {
         forward!(self.tokens(user, limit))
     }
 
-    /// Tokens that are valid, of all or of one user, newest first, below the number `before`, at most `limit`.
+    /// Tokens that permit something, of all or of one user, newest first, below the number `before`, at most `limit`.
     pub async fn valid_tokens(
         &self,
         user: Option<UserId>,
@@ -282,7 +360,7 @@ impl Store {
         forward!(self.valid_tokens(user, before, limit))
     }
 
-    /// The token with this secret, if it is neither revoked nor expired.
+    /// The token with this secret, if it is neither revoked nor expired, and its user not disabled.
     pub async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
         forward!(self.token_by_secret(secret))
     }
@@ -292,14 +370,15 @@ impl Store {
         forward!(self.revoke_token(id, owner))
     }
 
-    /// Adds a session that ends `lifetime` from now.
+    /// Adds a session that ends `lifetime` from now; `None` if the user is gone or disabled, or sessions begun now are
+    /// void.
     pub async fn create_session(
         &self,
         user: UserId,
         secret: &SecretHash,
         lifetime: Duration,
         user_agent: &str,
-    ) -> Result<Session> {
+    ) -> Result<Option<Session>> {
         forward!(self.create_session(user, secret, lifetime, user_agent))
     }
 
@@ -334,10 +413,14 @@ impl Store {
         forward!(self.end_other_sessions(user, keep))
     }
 
-    /// Those of `credentials` that are revoked or expired.
+    /// Those of `credentials` that permit nothing any more: revoked, expired, void, or of a disabled user.
     pub async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
         forward!(self.ended_of(credentials))
     }
+}
+
+fn unknown_scheme() -> StoreError {
+    StoreError::Unusable("the store's URL must begin with sqlite: or postgres://".into())
 }
 
 impl fmt::Debug for Store {

@@ -7,9 +7,11 @@ mod accounts;
 mod inbox;
 mod log;
 mod migrate;
+mod users;
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
@@ -17,11 +19,11 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use super::scan::Dialect;
-use super::schema::{Applied, COMPATIBLE_FROM, judge};
+use super::schema::{Applied, COMPATIBLE_FROM, POSTGRES, judge, migrator};
 use super::{Result, Schema, StoreError, StoreLimits};
 use crate::event::Millis;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(POSTGRES));
 
 /// What a call's own deadline adds to the server's, so that the server's, which says more, comes first.
 const DEADLINE_SLACK: Duration = Duration::from_secs(1);

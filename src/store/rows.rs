@@ -1,5 +1,8 @@
 //! Rows of both databases as events.
 
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::types::Json;
 use sqlx::{ColumnIndex, Database, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
@@ -8,11 +11,9 @@ use super::scan::Scanned;
 use crate::event::{Audience, Event, EventType, Millis, Position, Priority, Topic, UserId};
 
 /// A row of [`super::scan::EVENT_COLUMNS`] with `users` and `topics`, and of a reader `read_at`.
-#[derive(FromRow)]
 pub(super) struct EventRow {
     position: Position,
     id: Uuid,
-    #[sqlx(rename = "type")]
     event_type: String,
     priority: i16,
     /// 0: everyone; 2: the one topic in `topic`; 1: what is in `users` and `topics`.
@@ -23,13 +24,44 @@ pub(super) struct EventRow {
     expires_at: Option<Millis>,
     keep_after_read: Option<Millis>,
     publisher: UserId,
-    #[sqlx(json(nullable))]
     users: Option<Vec<UserId>>,
-    #[sqlx(json(nullable))]
     topics: Option<Vec<String>>,
-    #[sqlx(default)]
     read_at: Option<Millis>,
 }
+
+/// Written here rather than derived: sqlx's macros have every driver compiled a second time.
+macro_rules! from_row {
+    ($row:ty) => {
+        impl FromRow<'_, $row> for EventRow {
+            fn from_row(row: &$row) -> sqlx::Result<Self> {
+                let users: Option<Json<Vec<UserId>>> = row.try_get("users")?;
+                let topics: Option<Json<Vec<String>>> = row.try_get("topics")?;
+                Ok(Self {
+                    position: row.try_get("position")?,
+                    id: row.try_get("id")?,
+                    event_type: row.try_get("type")?,
+                    priority: row.try_get("priority")?,
+                    audience: row.try_get("audience")?,
+                    topic: row.try_get("topic")?,
+                    data: row.try_get("data")?,
+                    created_at: row.try_get("created_at")?,
+                    expires_at: row.try_get("expires_at")?,
+                    keep_after_read: row.try_get("keep_after_read")?,
+                    publisher: row.try_get("publisher")?,
+                    users: users.map(|Json(users)| users),
+                    topics: topics.map(|Json(topics)| topics),
+                    read_at: match row.try_get("read_at") {
+                        // Nodes read without a reader.
+                        Err(sqlx::Error::ColumnNotFound(_)) => None,
+                        read_at => read_at?,
+                    },
+                })
+            }
+        }
+    };
+}
+from_row!(PgRow);
+from_row!(SqliteRow);
 
 impl From<EventRow> for Event {
     fn from(row: EventRow) -> Self {

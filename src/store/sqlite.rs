@@ -3,8 +3,10 @@
 mod accounts;
 mod inbox;
 mod log;
+mod users;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -12,10 +14,10 @@ use sqlx::sqlite::{
 };
 
 use super::scan::Dialect;
-use super::schema::{Applied, COMPATIBLE_FROM, judge};
+use super::schema::{Applied, COMPATIBLE_FROM, SQLITE, judge, migrator};
 use super::{Migrated, Result, Schema, StoreError, StoreLimits};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(SQLITE));
 
 /// The database's clock in milliseconds, as SQL.
 macro_rules! now {
@@ -67,8 +69,7 @@ pub(super) struct SqliteStore {
 
 impl SqliteStore {
     pub(super) async fn open(url: &str, limits: &StoreLimits) -> Result<Self> {
-        let path = url.trim_start_matches("sqlite:");
-        let path = path.strip_prefix("//").unwrap_or(path);
+        let path = path_of(url);
         let is_memory = path == ":memory:";
         let options = if is_memory {
             "sqlite::memory:".parse().map_err(|error: sqlx::Error| StoreError::Unusable(error.to_string()))?
@@ -141,10 +142,28 @@ impl SqliteStore {
     }
 }
 
+/// Whether the file is there.
+pub(super) fn exists(url: &str) -> Result<bool> {
+    let path = path_of(url);
+    if path.is_empty() {
+        return Err(no_path());
+    }
+    Ok(Path::new(path).is_file())
+}
+
+fn path_of(url: &str) -> &str {
+    let path = url.trim_start_matches("sqlite:");
+    path.strip_prefix("//").unwrap_or(path)
+}
+
+fn no_path() -> StoreError {
+    StoreError::Unusable("the store's URL needs a path: sqlite:data/carillon.sqlite".into())
+}
+
 /// Makes the file's folder.
 fn prepare(path: &str) -> Result<()> {
     if path.is_empty() {
-        return Err(StoreError::Unusable("the store's URL needs a path: sqlite:data/carillon.sqlite".into()));
+        return Err(no_path());
     }
     let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty()) else {
         return Ok(());

@@ -13,11 +13,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::MissedTickBehavior;
 
 use super::memory_sets::Sets;
-use super::{Taken, TtlLimits};
+use super::{RateDecision, TtlLimits};
 use crate::event::Millis;
 
 /// The cache notices ended keys only when it is used or asked. It rounds up to about a second of its own, so
-/// asking more often than this would tell nothing sooner.
+/// asking more often than this would find nothing sooner.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// The keys, the rate limits and the sets apart, so that none can push another out. Clones share them.
@@ -34,16 +34,16 @@ pub struct MemoryTtl {
 
 type Watchers = Arc<Mutex<Vec<Watcher>>>;
 
-/// Someone who wants to hear of the expirations under a prefix.
+/// Who gets the expirations under a prefix.
 struct Watcher {
     prefix: String,
-    told: mpsc::Sender<String>,
+    sender: mpsc::Sender<String>,
 }
 
 impl MemoryTtl {
     pub fn open(limits: &TtlLimits) -> Self {
         let watchers = Watchers::default();
-        let told = watchers.clone();
+        let notified = watchers.clone();
         // Least recently used, not moka's own policy: that one may refuse a new key to a full cache, and a
         // session that has just begun must not be the one to go.
         let keys = Cache::builder()
@@ -52,7 +52,7 @@ impl MemoryTtl {
             .expire_after(ByItsOwnTime)
             .eviction_listener(move |key: Arc<String>, _, cause| {
                 if cause == RemovalCause::Expired {
-                    tell(&told, &key);
+                    notify(&notified, &key);
                 }
             })
             .build();
@@ -98,21 +98,21 @@ impl MemoryTtl {
     }
 
     /// The generic cell rate algorithm, one caller at a time for each key.
-    pub fn take(&self, key: &str, burst: u32, every: Duration) -> Taken {
+    pub fn take(&self, key: &str, burst: u32, every: Duration) -> RateDecision {
         let tolerance = every.saturating_mul(burst.max(1) - 1);
-        let mut taken = Taken::Allowed;
+        let mut decision = RateDecision::Allowed;
         self.limits.entry(key.to_owned()).and_compute_with(|entry| {
             let now = self.began.elapsed();
             let full_at = entry.map_or(now, |entry| entry.into_value().value.max(now));
             let wait = (full_at - now).saturating_sub(tolerance);
             if !wait.is_zero() {
-                taken = Taken::RetryAfter(wait);
+                decision = RateDecision::RetryAfter(wait);
                 return Op::Nop;
             }
             let full_at = full_at.saturating_add(every);
             Op::Put(Timed { value: full_at, lifetime: full_at - now })
         });
-        taken
+        decision
     }
 
     pub fn enter(&self, set: &str, members: &[String], lifetime: Duration) {
@@ -133,31 +133,31 @@ impl MemoryTtl {
 
     /// Needs a Tokio runtime, for the task that looks for ended keys as long as the receiver lives.
     pub fn expirations(&self, prefix: &str) -> mpsc::Receiver<String> {
-        let (told, expirations) = mpsc::channel(self.queue);
-        let watcher = Watcher { prefix: prefix.to_owned(), told: told.clone() };
+        let (sender, expirations) = mpsc::channel(self.queue);
+        let watcher = Watcher { prefix: prefix.to_owned(), sender: sender.clone() };
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
-        tokio::spawn(sweep(self.keys.clone(), self.watchers.clone(), told));
+        tokio::spawn(sweep(self.keys.clone(), self.watchers.clone(), sender));
         expirations
     }
 }
 
-fn tell(watchers: &Watchers, key: &str) {
+fn notify(watchers: &Watchers, key: &str) {
     for watcher in watchers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         if let Some(rest) = key.strip_prefix(&watcher.prefix)
-            && let Err(TrySendError::Full(_)) = watcher.told.try_send(rest.to_owned())
+            && let Err(TrySendError::Full(_)) = watcher.sender.try_send(rest.to_owned())
         {
             metrics::counter!("carillon_ttl_expirations_dropped_total").increment(1);
         }
     }
 }
 
-/// Makes the cache notice ended keys until nobody listens to `told` any more.
-async fn sweep(keys: Cache<String, Timed<Arc<[u8]>>>, watchers: Watchers, told: mpsc::Sender<String>) {
+/// Makes the cache notice ended keys until the receiver of `sender` is gone.
+async fn sweep(keys: Cache<String, Timed<Arc<[u8]>>>, watchers: Watchers, sender: mpsc::Sender<String>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = told.closed() => break,
+            () = sender.closed() => break,
             _ = ticks.tick() => {}
         }
         // Very many keys may end together, and no connection may wait for that.
@@ -169,7 +169,7 @@ async fn sweep(keys: Cache<String, Timed<Arc<[u8]>>>, watchers: Watchers, told: 
     watchers
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .retain(|watcher| !watcher.told.same_channel(&told));
+        .retain(|watcher| !watcher.sender.same_channel(&sender));
 }
 
 /// A value with the lifetime it was put with.

@@ -4,9 +4,9 @@
 //! - Nothing here is the truth. A key may vanish early (a restart, an eviction); it is never given back later
 //!   than its time. Every caller has an answer for "not there" and for an error.
 //! - Keys and values are text and bytes of ours; the backend puts its own prefix before keys.
-//! - `expirations` tells of keys under a prefix that ended by their time, late or not at all: for liveliness only.
+//! - `expirations` reports keys under a prefix that ended by their time, late or not at all: for liveliness only.
 //! - A set's members each have their own time: entering again begins a new one, and what has ended is no member.
-//!   A set holds `max_members`; when more enter, those that end first leave. No expirations are told of sets.
+//!   A set holds `max_members`; when more enter, those that end first leave. Sets have no expirations.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::event::Millis;
-use crate::redis::is_redis;
+use crate::redis::{OutageReport, PoolLimits, is_redis};
 
 /// Bounds on what expiring keys may cost.
 #[derive(Debug, Clone)]
@@ -32,15 +32,35 @@ pub struct TtlLimits {
     pub max_keys: u64,
     /// The most members of a set.
     pub max_members: usize,
-    /// How long a call may take.
+    /// How long a call may take, waiting for a connection included. A server that takes longer counts as down.
     pub deadline: Duration,
+    /// The most connections for calls, to each server (Redis only). More calls at once wait for one of them.
+    pub pool_size: usize,
+    /// How long a call waits for a connection; at most `deadline`. Calls that wait in vain fail and are counted.
+    pub pool_wait: Duration,
+    /// How long a connection may take to answer a PING before each call; one that takes longer is closed.
+    pub pool_recycle: Duration,
     /// How many expirations may wait for their reader; more are dropped and counted.
     pub queue: usize,
 }
 
 impl Default for TtlLimits {
     fn default() -> Self {
-        Self { max_keys: 200_000, max_members: 100_000, deadline: Duration::from_millis(500), queue: 10_000 }
+        Self {
+            max_keys: 200_000,
+            max_members: 100_000,
+            deadline: Duration::from_millis(500),
+            pool_size: 16,
+            pool_wait: Duration::from_millis(250),
+            pool_recycle: Duration::from_millis(250),
+            queue: 10_000,
+        }
+    }
+}
+
+impl TtlLimits {
+    fn pool(&self) -> PoolLimits {
+        PoolLimits { size: self.pool_size, wait: self.pool_wait, recycle: self.pool_recycle }
     }
 }
 
@@ -51,7 +71,7 @@ pub struct TtlError(pub String);
 
 /// The answer to [`Ttl::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum RateDecision {
     /// Within the limit.
     Allowed,
     /// Over it; allowed again after this time.
@@ -90,6 +110,14 @@ impl Ttl {
         }
     }
 
+    /// The outage of the server behind the keys that lasts, if any. Keys in this process have none.
+    pub fn outage(&self) -> Option<OutageReport> {
+        match &self.0 {
+            Backend::Memory(_) => None,
+            Backend::Redis(ttl) => ttl.outage(),
+        }
+    }
+
     /// Sets a key for `lifetime`, replacing what was there.
     pub async fn put(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<(), TtlError> {
         forward!(self.put(key, value, lifetime))
@@ -105,13 +133,13 @@ impl Ttl {
         forward!(self.get(key))
     }
 
-    /// Ends a key now. This is not told as an expiration.
+    /// Ends a key now. This is not reported as an expiration.
     pub async fn remove(&self, key: &str) -> Result<(), TtlError> {
         forward!(self.remove(key))
     }
 
     /// Takes one from the rate limit `key`: `burst` (at least 1) at once, then one each `every`.
-    pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<Taken, TtlError> {
+    pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<RateDecision, TtlError> {
         forward!(self.take(key, burst, every))
     }
 

@@ -1,5 +1,5 @@
 //! Expiring keys in Redis, shared by every node: in one server, behind Sentinel, or in a Redis Cluster, where each
-//! key is on its slot's server and each server tells of its own expirations.
+//! key is on its slot's master and each master announces its own expirations.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{sleep, timeout};
 
-use super::{Taken, TtlError, TtlLimits};
+use super::{RateDecision, TtlError, TtlLimits};
 use crate::event::Millis;
-use crate::redis::{Backoff, Failure, Links, Listening, RedisServers, Timing};
+use crate::redis::{Backoff, Failure, Listening, OutageReport, Pools, RedisServers, Timing};
 
 /// Before every key in Redis, behind the namespace.
 const KEY_PREFIX: &str = "ttl:";
@@ -28,7 +28,7 @@ const PIPELINE: usize = 1000;
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The longest wait after a failed connect.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-/// How often it is asked whether servers still answer (a frozen one never closes a connection) and are in charge.
+/// How often the servers are checked with a PING (a frozen one never closes a connection) and the topology is queried.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// The generic cell rate algorithm by the server's own clock. The key holds when the limit is back to its full
@@ -87,11 +87,11 @@ static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Connections shared by all clones, made when first needed and again whenever they break.
+/// Lazily created pools of connections, shared by all clones.
 #[derive(Clone)]
 pub struct RedisTtl {
     servers: RedisServers,
-    links: Links,
+    pools: Pools,
     queue: usize,
     max_members: usize,
 }
@@ -105,10 +105,14 @@ impl From<Failure> for TtlError {
 impl RedisTtl {
     pub fn open(url: &str, limits: &TtlLimits) -> Result<Self, TtlError> {
         let timing = Timing { deadline: limits.deadline, every: PING_EVERY, max_backoff: LONGEST_BACKOFF };
-        let servers = RedisServers::from_url(url, timing)
+        let servers = RedisServers::from_url(url, timing, "expiring keys")
             .map_err(|failure| TtlError(format!("the Redis URL: {failure}")))?;
         let (queue, max_members) = (limits.queue.max(1), limits.max_members);
-        Ok(Self { links: Links::new(servers.clone()), servers, queue, max_members })
+        Ok(Self { pools: Pools::new(servers.clone(), limits.pool()), servers, queue, max_members })
+    }
+
+    pub fn outage(&self) -> Option<OutageReport> {
+        self.servers.outage().report()
     }
 
     pub async fn put(&self, key: &str, value: &[u8], lifetime: Duration) -> Result<(), TtlError> {
@@ -119,19 +123,19 @@ impl RedisTtl {
         let key = self.key(key);
         let mut set = Cmd::new();
         set.arg("SET").arg(&key).arg(value).arg("PX").arg(lifetime);
-        Ok(self.links.call(&key, async |connection| set.exec_async(connection).await).await?)
+        Ok(self.pools.call(&key, async |connection| set.exec_async(connection).await).await?)
     }
 
     pub async fn put_until(&self, keys: &[(String, Vec<u8>, Millis)]) -> Result<(), TtlError> {
         if keys.is_empty() {
             return Ok(());
         }
-        let layout = self.links.layout().await?;
+        let topology = self.pools.topology().await?;
         let keys = keys.iter().map(|(key, value, until)| (self.key(key), value, *until));
-        let parts = self.links.spread(&layout, keys, |(key, ..)| key)?;
+        let parts = self.pools.by_master(&topology, keys, |(key, ..)| key)?;
         // All are tried: one server that is down does not cost the keys of others.
-        let set = join_all(parts.into_iter().map(|(server, keys)| {
-            self.links.call_at(&layout, server, async move |connection| {
+        let set = join_all(parts.into_iter().map(|(master, keys)| {
+            self.pools.call_at(&topology, master, async move |connection| {
                 for chunk in keys.chunks(PIPELINE) {
                     set_until(chunk).exec_async(connection).await?;
                 }
@@ -145,27 +149,31 @@ impl RedisTtl {
         let key = self.key(key);
         let mut get = Cmd::new();
         get.arg("GET").arg(&key);
-        Ok(self.links.call(&key, async |connection| get.query_async(connection).await).await?)
+        Ok(self.pools.call(&key, async |connection| get.query_async(connection).await).await?)
     }
 
     pub async fn remove(&self, key: &str) -> Result<(), TtlError> {
         let key = self.key(key);
         let mut remove = Cmd::new();
         remove.arg("DEL").arg(&key);
-        Ok(self.links.call(&key, async |connection| remove.exec_async(connection).await).await?)
+        Ok(self.pools.call(&key, async |connection| remove.exec_async(connection).await).await?)
     }
 
-    pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<Taken, TtlError> {
+    pub async fn take(&self, key: &str, burst: u32, every: Duration) -> Result<RateDecision, TtlError> {
         let every = every.min(LONGEST).as_micros() as u64;
         if every == 0 {
-            return Ok(Taken::Allowed);
+            return Ok(RateDecision::Allowed);
         }
         let burst = u64::from(burst.max(1)).min(LONGEST.as_micros() as u64 / every).max(1);
         let key = self.servers.name(&format!("{LIMIT_PREFIX}{key}"));
         let mut take = TAKE.key(&key);
         take.arg(burst).arg(every);
-        let wait: u64 = self.links.call(&key, async |connection| take.invoke_async(connection).await).await?;
-        Ok(if wait == 0 { Taken::Allowed } else { Taken::RetryAfter(Duration::from_micros(wait)) })
+        let wait: u64 = self.pools.call(&key, async |connection| take.invoke_async(connection).await).await?;
+        Ok(if wait == 0 {
+            RateDecision::Allowed
+        } else {
+            RateDecision::RetryAfter(Duration::from_micros(wait))
+        })
     }
 
     pub async fn enter(&self, set: &str, members: &[String], lifetime: Duration) -> Result<(), TtlError> {
@@ -177,7 +185,7 @@ impl RedisTtl {
         for members in members.chunks(PIPELINE) {
             let mut enter = ENTER.key(&set);
             enter.arg(lifetime).arg(self.max_members).arg(members);
-            self.links.call(&set, async |connection| enter.invoke_async::<Value>(connection).await).await?;
+            self.pools.call(&set, async |connection| enter.invoke_async::<Value>(connection).await).await?;
         }
         Ok(())
     }
@@ -187,7 +195,7 @@ impl RedisTtl {
         for members in members.chunks(PIPELINE) {
             let mut remove = Cmd::new();
             remove.arg("ZREM").arg(&set).arg(members);
-            self.links.call(&set, async |connection| remove.exec_async(connection).await).await?;
+            self.pools.call(&set, async |connection| remove.exec_async(connection).await).await?;
         }
         Ok(())
     }
@@ -199,7 +207,7 @@ impl RedisTtl {
         let set = self.set(set);
         let mut members = MEMBERS.key(&set);
         members.arg(limit.min(self.max_members));
-        Ok(self.links.call(&set, async |connection| members.invoke_async(connection).await).await?)
+        Ok(self.pools.call(&set, async |connection| members.invoke_async(connection).await).await?)
     }
 
     /// A set's name in Redis.
@@ -214,12 +222,12 @@ impl RedisTtl {
 
     /// Needs a Tokio runtime, for the task that stays subscribed as long as the receiver lives.
     pub fn expirations(&self, prefix: &str) -> mpsc::Receiver<String> {
-        let (told, expirations) = mpsc::channel(self.queue);
+        let (sender, expirations) = mpsc::channel(self.queue);
         let subscriber = Subscriber {
             servers: self.servers.clone(),
             prefix: self.key(prefix).into_bytes().into(),
-            told,
-            refusal_known: false,
+            sender,
+            is_refusal_logged: false,
         };
         tokio::spawn(subscriber.run());
         expirations
@@ -239,16 +247,16 @@ fn set_until(keys: &[(String, &Vec<u8>, Millis)]) -> Pipeline {
 struct Subscriber {
     servers: RedisServers,
     prefix: Arc<[u8]>,
-    told: mpsc::Sender<String>,
-    /// Whether it is logged that Redis will not be told to announce expirations.
-    refusal_known: bool,
+    sender: mpsc::Sender<String>,
+    /// Whether it is logged that Redis refuses to be set up to announce expirations.
+    is_refusal_logged: bool,
 }
 
 impl Subscriber {
     async fn run(mut self) {
-        let told = self.told.clone();
+        let sender = self.sender.clone();
         tokio::select! {
-            () = told.closed() => {}
+            () = sender.closed() => {}
             () = self.stay_subscribed() => {}
         }
     }
@@ -259,40 +267,43 @@ impl Subscriber {
             match self.subscribe().await {
                 Ok(listening) => {
                     backoff.reset();
-                    let failure = listening.ended(|old, new| old.servers() != new.servers()).await;
-                    tracing::warn!(%failure, "expirations are not heard for now");
+                    let failure = listening.ended(|old, new| old.masters() != new.masters()).await;
+                    tracing::debug!(%failure, "no expirations are received for now");
                 }
-                Err(failure) => tracing::debug!(%failure, "cannot subscribe to expirations"),
+                Err(failure) => {
+                    self.servers.outage().failed(&failure);
+                    tracing::debug!(%failure, "expirations cannot be subscribed to");
+                }
             }
-            self.servers.doubt();
+            self.servers.mark_stale();
             sleep(backoff.pause()).await;
         }
     }
 
     /// Connects and subscribes; expirations go from the connections straight into the bounded queue.
     async fn subscribe(&mut self) -> Result<Listening, Failure> {
-        let (told, prefix) = (self.told.clone(), self.prefix.clone());
-        let hear = move |push: PushInfo| {
+        let (sender, prefix) = (self.sender.clone(), self.prefix.clone());
+        let receive = move |push: PushInfo| {
             if push.kind == PushKind::Message {
-                tell(&told, &prefix, &push.data);
+                notify(&sender, &prefix, &push.data);
             }
             true
         };
-        let listening = self.servers.listen(hear).await?;
+        let listening = self.servers.listen(receive).await?;
         let channel = format!("__keyevent@{}__:expired", self.servers.database());
         let deadline = self.servers.timing().deadline;
-        let refusals = try_join_all((0..listening.layout().servers().len()).map(async |server| {
-            let mut connection = listening.connection(server);
+        let refusals = try_join_all((0..listening.topology().masters().len()).map(async |master| {
+            let mut connection = listening.connection(master);
             let subscribe = async {
                 let refusal = announce_expirations(&mut connection).await.err();
                 connection.subscribe(&channel).await?;
                 Ok::<_, Failure>(refusal)
             };
-            timeout(deadline, subscribe).await.map_err(|_| Failure("no answer within the deadline".into()))?
+            timeout(deadline, subscribe).await.map_err(|_| Failure::silence())?
         }));
         // Managed servers refuse to be set up, and have a setting of their own for it.
         for refusal in refusals.await?.into_iter().flatten() {
-            if refusal.code().is_some() && !std::mem::replace(&mut self.refusal_known, true) {
+            if refusal.code().is_some() && !std::mem::replace(&mut self.is_refusal_logged, true) {
                 let reason = Failure::from(refusal);
                 tracing::warn!(%reason, "set notify-keyspace-events to Ex in Redis: it cannot be done from here");
             }
@@ -321,12 +332,12 @@ async fn announce_expirations(connection: &mut MultiplexedConnection) -> RedisRe
 }
 
 /// Passes on an announced key (channel, key) if it is one of ours under the prefix.
-fn tell(told: &mpsc::Sender<String>, prefix: &[u8], announced: &[Value]) {
+fn notify(sender: &mpsc::Sender<String>, prefix: &[u8], announced: &[Value]) {
     let [_, Value::BulkString(key)] = announced else { return };
     let Some(rest) = key.strip_prefix(prefix) else { return };
-    // All our keys are text; another program's bytes under our prefix are not ours to tell of.
+    // All our keys are text; another program's bytes under our prefix are not ours.
     let Ok(rest) = str::from_utf8(rest) else { return };
-    if let Err(TrySendError::Full(_)) = told.try_send(rest.to_owned()) {
+    if let Err(TrySendError::Full(_)) = sender.try_send(rest.to_owned()) {
         metrics::counter!("carillon_ttl_expirations_dropped_total").increment(1);
     }
 }

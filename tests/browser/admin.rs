@@ -63,7 +63,7 @@ async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
         .await;
     let inbox = browser.open(&site.at("/")).await;
     let listeners =
-        "[...document.querySelectorAll('[data-figure=listeners] .value')].map((v) => +v.textContent)";
+        "[...document.querySelectorAll('[data-metric=listeners] .value')].map((v) => +v.textContent)";
     tab.until(&format!("{listeners}.reduce((sum, n) => sum + n) === 1")).await;
     inbox.close().await;
     fits_a_phone(&tab).await;
@@ -72,7 +72,7 @@ async fn the_cluster_page_shows_all_nodes_and_which_is_gone() {
     let gone = site.nodes[1].address.trim_start_matches("http://").to_owned();
     site.nodes[1].kill();
     let card = format!(
-        "[...document.querySelectorAll('.node')].find((card) => card.dataset.place.includes({}))",
+        "[...document.querySelectorAll('.node')].find((card) => card.dataset.order.includes({}))",
         json!(gone)
     );
     tab.until(&format!("{card}.querySelector('[data-of=state]').textContent.startsWith('gone since')")).await;

@@ -198,8 +198,8 @@ async fn an_upload_is_watched_by_who_comes_late() {
     let hash: String = Sha256::digest(vec![0; size]).iter().map(|byte| format!("{byte:02x}")).collect();
     for tab in [&tab, &late] {
         tab.until(&format!("{STATE} === 'completed'")).await;
-        let figures = tab.eval("document.getElementById('figures').textContent").await;
-        assert_eq!(figures, format!("3,000,000 bytes, SHA-256 {hash}"));
+        let amount = tab.eval("document.getElementById('amount').textContent").await;
+        assert_eq!(amount, format!("3,000,000 bytes, SHA-256 {hash}"));
         assert_eq!(tab.eval("document.getElementById('name').textContent").await, "a <b>.bin");
         fits_a_phone(tab).await;
     }
@@ -237,11 +237,11 @@ async fn an_upload_whose_node_is_killed_does_not_stand_still_for_ever() {
     let sending = tokio::spawn(request.send());
     let path = "/examples/upload?id=slow";
     let tab = sign_in(browser, &format!("{}{path}", site.nodes[1].address), "alice").await;
-    tab.until("document.getElementById('figures').textContent.endsWith(' bytes')").await;
+    tab.until("document.getElementById('amount').textContent.endsWith(' bytes')").await;
     assert_eq!(tab.eval(STATE).await, "is on its way");
     site.nodes[0].kill();
     assert!(sending.await.unwrap().is_err());
-    tab.until(&format!("{STATE} === 'timed out: nothing more was heard of it'")).await;
+    tab.until(&format!("{STATE} === 'timed out: no progress was reported'")).await;
     browser.assert_quiet(&[]);
 }
 

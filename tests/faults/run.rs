@@ -38,6 +38,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Every node's options.
     pub options: Vec<&'static str>,
+    /// The program that the cluster begins with, if it is not this one.
+    pub program: Option<PathBuf>,
     /// The URL of the bus, if it is not the run's own Redis.
     pub bus: Option<String>,
     /// How many publishers.
@@ -58,6 +60,7 @@ impl Plan {
             promise,
             nodes: 3,
             options: Vec::new(),
+            program: None,
             bus: None,
             publishers: 3,
             mix: Mix {
@@ -85,7 +88,7 @@ impl Plan {
 impl Plan {
     /// Its cluster, not yet started.
     pub async fn world(&self) -> World {
-        World::new(self.nodes, &self.options, self.bus.as_deref()).await
+        World::new(self.nodes, &self.options, self.bus.as_deref(), self.program.clone()).await
     }
 }
 

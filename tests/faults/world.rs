@@ -2,6 +2,7 @@
 //! node to a server.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use carillon::account::Role;
 
@@ -34,10 +35,13 @@ pub struct World {
 impl World {
     /// A cluster of so many nodes, not yet started; `options` are every node's. The bus is a Redis of its own, unless
     /// it is elsewhere.
-    pub async fn new(nodes: usize, options: &[&str], bus: Option<&str>) -> Self {
+    pub async fn new(nodes: usize, options: &[&str], bus: Option<&str>, program: Option<PathBuf>) -> Self {
         let (postgres, redis) = (PostgresServer::start(), RedisServer::start(&[]).await);
         let store_url = postgres.new_database().await;
-        let people = People::new(&store_url).await;
+        let people = match &program {
+            Some(other) => People::made_by(other.clone(), &store_url).await,
+            None => People::new(&store_url).await,
+        };
         let mut tokens = HashMap::new();
         for user in USERS {
             tokens.insert(user.to_owned(), people.add(user, Role::Listener).await);
@@ -54,6 +58,9 @@ impl World {
         };
         for _ in 0..nodes {
             world.add_node(options, bus).await;
+        }
+        if let Some(other) = program {
+            world.nodes.iter_mut().for_each(|node| node.program.clone_from(&other));
         }
         world
     }

@@ -66,7 +66,8 @@ pub async fn users_are_listed_added_and_let_in_again(setup: Setup) {
     let add = |body: Value| setup.post(USERS).header("cookie", &admin).body(body.to_string());
     for (body, field) in [
         (json!({ "name": "", "role": "listener" }), "name"),
-        (json!({ "name": "a b", "role": "listener" }), "name"),
+        (json!({ "name": "a\tb", "role": "listener" }), "name"),
+        (json!({ "name": "ä".repeat(128), "role": "listener" }), "name"),
         (json!({ "name": "carol", "role": "king" }), "role"),
         (json!({ "name": "carol" }), "body"),
     ] {
@@ -151,7 +152,7 @@ pub async fn a_node_tells_its_figures_once_and_as_a_stream(setup: Setup) {
     let now = cluster().await;
     let node = &now["nodes"][0];
     assert_eq!((now["nodes"].as_array().unwrap().len(), &now["complete"]), (1, &json!(true)), "{now}");
-    assert_eq!(node["name"], now["told_by"]);
+    assert_eq!(node["name"], now["reported_by"]);
     assert_eq!(format!("http://{}", node["address"].as_str().unwrap()), setup.node.address);
     for right in ["bus_ok", "store_ok"] {
         assert_eq!(node[right], true, "{node}");

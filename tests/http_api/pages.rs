@@ -41,6 +41,7 @@ pub async fn pages_need_a_session_and_send_back_only_here(setup: Setup) {
         send(sign_in(&setup, &[("name", "bob"), ("password", "wrong"), ("next", "/x")])).await.expect(401);
     assert!(wrong.body.contains(r#"value="bob""#) && wrong.body.contains(r#"value="&#x2f;x""#), "{wrong:?}");
     assert!(wrong.header("set-cookie").is_empty(), "{wrong:?}");
+    assert!(wrong.body.contains("The name or the password is wrong."), "{wrong:?}");
     for body in ["", "name=bob", "remember=perhaps&name=bob&password=wrong"] {
         let form = setup.post("/login").header("content-type", "application/x-www-form-urlencoded");
         assert_is_strict(&send(form.body(body)).await.expect(400));
@@ -107,6 +108,10 @@ pub async fn files_are_kept_for_ever_under_names_that_change_with_them(setup: Se
     for address in ["/static/0123456789ab/none.css", "/static/%ff/carillon.css", "/static/a/b/carillon.css"] {
         send(setup.get(address)).await.expect(404);
     }
+    // The texts of scripts are a file like the others, made from the table.
+    let texts = send(setup.get(&style.replace("carillon.css", "texts.en.js"))).await.expect(200);
+    assert!(texts.header("cache-control").contains("immutable"), "{texts:?}");
+    assert!(texts.body.starts_with("export default {") && texts.body.contains("\"state.live\":\"live\""));
     let small = send(setup.get(style).header("accept-encoding", "gzip")).await.expect(200);
     assert_eq!(small.header("content-encoding"), "gzip");
 }

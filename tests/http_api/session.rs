@@ -215,3 +215,50 @@ pub async fn a_page_of_one_account_gets_nothing_of_another(setup: Setup) {
     let read = setup.post("/api/v1/inbox/read-up-to?account=alice").header("cookie", &bob);
     send(read.json(&everything)).await.expect_problem(401, "account");
 }
+
+/// Without a notice, and with the answers cached: by who is on no bus, as the command line is.
+pub async fn what_ends_beside_the_nodes_ends_its_streams_though_it_is_cached(setup: Setup) {
+    let cookie = setup.sign_in("bob").await;
+    let by_cookie = || setup.get("/api/v1/stream").header("cookie", &cookie);
+    let mut streams = [setup.stream(&setup.alice, "").await, Stream::open(by_cookie()).await];
+    let by_token = || setup.get(INBOX).bearer_auth(&setup.alice);
+    send(by_token()).await.expect(200);
+    let (accounts, store) = (setup.people.accounts(), setup.people.store());
+    let user = async |name: &str| store.user_by_name(name).await.unwrap().unwrap().0.id;
+    let token = store.valid_tokens(Some(user("alice").await), None, 1).await.unwrap()[0].id;
+    assert!(accounts.revoke_token(token, None).await.unwrap());
+    assert_eq!(accounts.set_password(user("bob").await, "another password", None).await.unwrap(), 1);
+    for stream in &mut streams {
+        stream.ends().await;
+        assert_eq!(stream.events.last().unwrap().event, "carillon.signout");
+    }
+    // By then nothing is cached any more that would let them in again.
+    send(by_token()).await.expect_problem(401, "");
+    send(by_cookie()).await.expect_problem(401, "");
+}
+
+pub async fn who_is_disabled_is_nobody(setup: Setup) {
+    let cookie = setup.sign_in("alice").await;
+    let sign_in = || setup.post(SESSION).json(&credentials("alice"));
+    let mut streams = [
+        setup.stream(&setup.alice, "").await,
+        Stream::open(setup.get("/api/v1/stream").header("cookie", &cookie)).await,
+    ];
+    let accounts = setup.people.accounts();
+    let alice = setup.people.store().user_by_name("alice").await.unwrap().unwrap().0.id;
+    assert_eq!(accounts.disable(alice).await.unwrap(), 2);
+    for stream in &mut streams {
+        stream.ends().await;
+        assert_eq!(stream.events.last().unwrap().event, "carillon.signout");
+    }
+    let wrong = setup.post(SESSION).json(&json!({ "name": "alice", "password": "wrong" }));
+    let wrong = send(wrong).await.expect_problem(401, "");
+    assert_eq!(send(sign_in()).await.expect_problem(401, "").body, wrong.body, "it says nothing else");
+    send(setup.get(INBOX).header("cookie", &cookie)).await.expect_problem(401, "");
+    send(setup.get(INBOX).bearer_auth(&setup.alice)).await.expect_problem(401, "");
+    send(setup.get(INBOX).bearer_auth(&setup.bob)).await.expect(200);
+    assert!(accounts.enable(alice).await.unwrap());
+    send(setup.get(INBOX).header("cookie", &cookie)).await.expect_problem(401, "");
+    send(setup.get(INBOX).bearer_auth(&setup.alice)).await.expect(200);
+    send(sign_in()).await.expect(204);
+}

@@ -100,3 +100,37 @@ pub async fn only_those_permitted_publish_to_a_topic(setup: Setup) {
     retract(&mine, &setup.alice).await.expect(204);
     assert_eq!(setup.inbox(&setup.alice, "topic=chat/room").await, ["bob's"]);
 }
+
+pub async fn a_topic_is_any_text_and_its_owner_keeps_it_under_a_new_name(setup: Setup) {
+    let topic = "chat/Räume & Säle/日本 {x}*?#%;\\😀";
+    let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("topic", topic).finish();
+    let mut stream = setup.stream(&setup.alice, &format!("{query}&presence=true")).await;
+    publish(&setup, &setup.bob, &on(topic, "in any script")).await.expect(201);
+    stream.until_data("in any script").await;
+    let event: Value = serde_json::from_str(&stream.events.last().unwrap().data).unwrap();
+    assert_eq!(event["topic"], topic);
+    assert_eq!(setup.inbox(&setup.alice, &query).await, ["in any script"]);
+    for wrong in ["chat/..", "chat//a", "chat/a\u{80}", &format!("chat/{}", "ä".repeat(126))] {
+        publish(&setup, &setup.bob, &on(wrong, "no")).await.expect_problem(400, "to.topic");
+    }
+
+    let (alice, _) = setup.people.store().user_by_name("alice").await.unwrap().unwrap();
+    let name = "Älice B./*{user}";
+    assert!(setup.people.accounts().rename(&alice, name).await.unwrap());
+    // The cache still has the former name; a new token does not.
+    let token = setup.people.token(name, &[Scope::Publish, Scope::Listen], None).await;
+    for own in ["uploads/alice/1", &format!("uploads/{}/1", alice.public_id)] {
+        publish(&setup, &token, &on(own, "own")).await.expect(201);
+        publish(&setup, &setup.bob, &on(own, "no")).await.expect_problem(403, "to.topic");
+    }
+    publish(&setup, &token, &on("uploads/bob/1", "no")).await.expect_problem(403, "to.topic");
+    // Who holds a name is found by it in an address, whatever is in it.
+    let encoded: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+    let path = format!("/api/v1/users/{}/sessions", encoded.replace('+', "%20"));
+    let cookie = setup.sign_in("admin").await;
+    send(setup.get(&path).header("cookie", &cookie)).await.expect(200);
+    send(setup.get("/api/v1/users/alice/sessions").header("cookie", &cookie)).await.expect_problem(404, "");
+    let to = json!({ "type": "test", "to": { "user": name }, "data": "by name" });
+    publish(&setup, &setup.people.publisher, &to).await.expect(201);
+    assert_eq!(setup.inbox(&token, "").await, ["by name"]);
+}

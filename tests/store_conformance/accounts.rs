@@ -41,14 +41,14 @@ pub async fn users_have_names_of_their_own(store: &Store) {
 pub async fn a_new_password_ends_sessions(store: &Store) {
     let (me, other) = (user(store, "me").await, user(store, "other").await);
     for number in [1, 2] {
-        store.create_session(me, &secret(number), LONG, "").await.unwrap();
+        store.create_session(me, &secret(number), LONG, "").await.unwrap().unwrap();
     }
-    store.create_session(other, &secret(3), LONG, "").await.unwrap();
-    store.create_session(me, &secret(4), LONG, "").await.unwrap();
+    store.create_session(other, &secret(3), LONG, "").await.unwrap().unwrap();
+    store.create_session(me, &secret(4), LONG, "").await.unwrap().unwrap();
     assert_eq!(store.set_password(me, "between", Some(&secret(4))).await.unwrap().len(), 2);
     assert!(store.session_by_secret(&secret(4)).await.unwrap().is_some(), "kept");
     for number in [1, 2] {
-        store.create_session(me, &secret(number), LONG, "").await.unwrap();
+        store.create_session(me, &secret(number), LONG, "").await.unwrap().unwrap();
     }
     let mut ended = store.set_password(me, "second", None).await.unwrap();
     ended.sort_unstable();
@@ -89,9 +89,9 @@ pub async fn tokens_end_by_time_and_by_revocation(store: &Store) {
     assert_eq!(store.tokens(None, 1).await.unwrap().len(), 1);
 }
 
-pub async fn sessions_end_by_time_and_by_word(store: &Store) {
+pub async fn sessions_end_by_time_and_by_signing_out(store: &Store) {
     let me = user(store, "me").await;
-    let session = store.create_session(me, &secret(1), LONG, "a browser").await.unwrap();
+    let session = store.create_session(me, &secret(1), LONG, "a browser").await.unwrap().unwrap();
     assert_eq!(session.user.id, me);
     assert_eq!(
         (session.user_agent.as_str(), session.expires_at),
@@ -102,7 +102,7 @@ pub async fn sessions_end_by_time_and_by_word(store: &Store) {
     assert!(found.read_at >= session.read_at);
     found.read_at = session.read_at;
     assert_eq!(found, session);
-    let brief = store.create_session(me, &secret(2), Duration::from_millis(300), "").await.unwrap();
+    let brief = store.create_session(me, &secret(2), Duration::from_millis(300), "").await.unwrap().unwrap();
     until_past(store, brief.expires_at).await;
     assert!(store.session_by_secret(&secret(2)).await.unwrap().is_none());
     let all = [1, 2, 7].map(|number| Credential::Session(secret(number)));
@@ -143,11 +143,11 @@ pub async fn sessions_are_told_apart_and_ended(store: &Store) {
     let (me, other) = (user(store, "me").await, user(store, "other").await);
     let mut sessions = Vec::new();
     for number in 1..=4 {
-        sessions.push(store.create_session(me, &secret(number), LONG, "").await.unwrap());
+        sessions.push(store.create_session(me, &secret(number), LONG, "").await.unwrap().unwrap());
         until_past(store, sessions.last().unwrap().created_at).await;
     }
-    store.create_session(other, &secret(9), LONG, "").await.unwrap();
-    let brief = store.create_session(me, &secret(5), Duration::from_millis(300), "").await.unwrap();
+    store.create_session(other, &secret(9), LONG, "").await.unwrap().unwrap();
+    let brief = store.create_session(me, &secret(5), Duration::from_millis(300), "").await.unwrap().unwrap();
     until_past(store, brief.expires_at).await;
     let listed = async |user, limit| -> Vec<uuid::Uuid> {
         store.sessions(user, limit).await.unwrap().iter().map(|session| session.id).collect()
@@ -177,7 +177,7 @@ pub async fn the_use_of_a_session_is_noted_now_and_then(store: &Store) {
     let seen = async |number| store.session_by_secret(&secret(number)).await.unwrap().unwrap().seen_at;
     let mut last = 0;
     for number in [1, 2] {
-        last = store.create_session(me, &secret(number), LONG, "").await.unwrap().seen_at;
+        last = store.create_session(me, &secret(number), LONG, "").await.unwrap().unwrap().seen_at;
     }
     until_past(store, last + 200).await;
     let both = [secret(1), secret(2), secret(7)];

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod append_cost;
+mod endings;
 mod inbox;
 mod log;
 mod migration;
@@ -9,12 +10,13 @@ mod postgres;
 mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;
 
 use carillon::account::Role;
 use carillon::event::{
     Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Selector, Topic, UserId,
 };
-use carillon::store::{Appended, Reader, Schema, Store, StoreLimits};
+use carillon::store::{Appended, Reader, Schema, Store, StoreError, StoreLimits};
 use sqlx::Connection as _;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -83,9 +85,18 @@ suite!(
     accounts::a_new_password_ends_sessions,
     accounts::tokens_end_by_time_and_by_revocation,
     accounts::tokens_are_listed_while_they_are_valid,
-    accounts::sessions_end_by_time_and_by_word,
+    accounts::sessions_end_by_time_and_by_signing_out,
     accounts::sessions_are_told_apart_and_ended,
     accounts::the_use_of_a_session_is_noted_now_and_then,
+    users::a_name_that_a_row_has_or_had_is_never_anothers,
+    users::an_issuers_subject_is_one_user,
+    users::names_are_text_compared_by_bytes,
+    users::a_disabled_users_sessions_and_tokens_permit_nothing,
+    users::sessions_begun_before_a_time_are_void_and_tokens_are_not,
+    endings::whatever_ends_something_writes_it_down,
+    endings::what_ended_by_itself_is_no_ending,
+    endings::a_reader_beside_many_that_end_something_misses_nothing,
+    endings::old_endings_are_removed_and_numbers_go_on,
 );
 
 /// Runs one statement on the database itself, behind the store's back.
@@ -153,6 +164,43 @@ async fn a_schema_of_sqlite_is_told_from_others() {
 #[tokio::test]
 async fn a_schema_of_postgres_is_told_from_others() {
     a_schema_is_told_from_others(postgres_server().await).await;
+}
+
+/// What programs of migration 5 and people by hand write gets what later programs need.
+async fn rows_inserted_by_others_are_whole(fresh: Fresh) {
+    let Fresh { store, url, .. } = &fresh;
+    let insert =
+        "insert into users (name, password_hash, role, created_at) values ('raw', '', 'listener', 0)";
+    execute(url, insert).await;
+    let raw = store.user_by_name("raw").await.unwrap().unwrap().0;
+    assert_eq!((raw.names.as_slice(), raw.public_id.len()), (&["raw".to_owned()][..], 32));
+    assert!(store.rename_user(raw.id, "cooked").await.unwrap());
+    assert!(matches!(store.create_user("raw", "", Role::Listener).await, Err(StoreError::Taken(_))));
+    execute(url, "update users set name = 'by hand' where name = 'cooked'").await;
+    let (by_hand, _) = store.user_by_name("by hand").await.unwrap().unwrap();
+    assert_eq!(by_hand.names, ["by hand", "cooked", "raw"]);
+    let token = "insert into tokens (user_id, name, secret, scopes, created_at)
+        select id, 'x', SECRET, 'listen', 0 from users";
+    let secret = if url.starts_with("sqlite:") { "zeroblob(32)" } else { "decode(repeat('00', 32), 'hex')" };
+    execute(url, &token.replace("SECRET", secret)).await;
+    assert!(store.token_by_secret(&[0; 32]).await.unwrap().is_some());
+    execute(url, "update users set disabled_at = 1").await;
+    assert!(store.token_by_secret(&[0; 32]).await.unwrap().is_none());
+    assert_eq!(
+        store.endings_since(0, 10).await.unwrap().0.len(),
+        1,
+        "what is done by hand is read by nodes, too"
+    );
+}
+
+#[tokio::test]
+async fn rows_inserted_into_sqlite_by_others_are_whole() {
+    rows_inserted_by_others_are_whole(sqlite().await).await;
+}
+
+#[tokio::test]
+async fn rows_inserted_into_postgres_by_others_are_whole() {
+    rows_inserted_by_others_are_whole(postgres_server().await).await;
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ impl Member {
         self.until(&BusEvent::Subscribed(channel.to_owned())).await;
     }
 
-    /// The next message, skipping what is told besides; nothing may be lost on the way.
+    /// The next message, skipping all other events; nothing may be lost on the way.
     pub async fn message(&mut self) -> (String, Bytes) {
         loop {
             match self.next().await {
@@ -66,7 +66,7 @@ impl Member {
         self.works_again_now(url, channel).await;
     }
 
-    /// The same, once that it is restored was told.
+    /// The same, after the event that it is restored.
     pub async fn works_again_now(&mut self, url: &str, channel: &str) {
         let payload = name("payload");
         Self::with(url, &quick()).publish(&[(channel, payload.as_bytes())]).await;

@@ -1,6 +1,8 @@
 //! Nodes as real processes, and calls to them.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -21,8 +23,12 @@ pub struct Node {
     /// `http://127.0.0.1:port/metrics`.
     pub metrics: String,
     arguments: Vec<String>,
+    /// The program it is, from the next start on: this one, unless said otherwise.
+    pub program: PathBuf,
     /// Variables set for its process, from the next start on.
     pub variables: Vec<(String, String)>,
+    /// The file its stderr is appended to, from the next start on; the test's own otherwise.
+    pub log: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -34,19 +40,26 @@ impl Node {
         node
     }
 
-    /// One that is not yet started.
+    /// One that is not yet started. What `options` say stands instead of what it would be given else.
     pub fn new(store_url: &str, bus_url: &str, options: &[&str]) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
-        let listen = ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}")].map(str::to_owned);
-        let metrics = ["--metrics-listen", &format!("127.0.0.1:{metrics_port}")].map(str::to_owned);
-        let seams =
-            ["--store-url", store_url, "--bus-url", bus_url, "--drain-seconds", "1"].map(str::to_owned);
-        let options = options.iter().map(|option| (*option).to_owned());
+        let arguments =
+            ["serve", "--migrate", "--listen", &format!("127.0.0.1:{port}"), "--store-url", store_url];
+        let mut arguments = [&arguments[..], &["--bus-url", bus_url]].concat();
+        let metrics_listen = format!("127.0.0.1:{metrics_port}");
+        for usual in [["--metrics-listen", &metrics_listen], ["--drain-seconds", "1"]] {
+            if !options.contains(&usual[0]) {
+                arguments.extend(usual);
+            }
+        }
+        arguments.extend(options);
         Self {
             address: format!("http://127.0.0.1:{port}"),
             metrics: format!("http://127.0.0.1:{metrics_port}/metrics"),
-            arguments: listen.into_iter().chain(metrics).chain(seams).chain(options).collect(),
+            arguments: arguments.into_iter().map(str::to_owned).collect(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_carillon")),
             variables: Vec::new(),
+            log: None,
             process: None,
         }
     }
@@ -60,11 +73,13 @@ impl Node {
     /// The same without waiting.
     pub fn spawn(&mut self) {
         self.kill();
-        let process = Command::new(env!("CARGO_BIN_EXE_carillon"))
+        let append = |path| File::options().create(true).append(true).open(path).unwrap();
+        let process = Command::new(&self.program)
             .args(&self.arguments)
-            .envs(self.variables.iter().cloned())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
+            .envs(self.variables.iter().cloned())
             .stdout(Stdio::null())
+            .stderr(self.log.as_ref().map_or_else(Stdio::inherit, |path| append(path).into()))
             .spawn()
             .unwrap();
         self.process = Some(process);
@@ -158,6 +173,8 @@ impl Drop for Node {
 pub struct People {
     store: Store,
     accounts: Accounts,
+    /// Who makes accounts on the command line, where the schema is another program's; with the store's URL.
+    other: Option<(PathBuf, String)>,
     /// A publisher's token.
     pub publisher: String,
 }
@@ -167,18 +184,35 @@ impl People {
     pub async fn new(store_url: &str) -> Self {
         let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
+        Self::in_store(store, None).await
+    }
+
+    /// The same by another program, which also migrates the database.
+    pub async fn made_by(program: PathBuf, store_url: &str) -> Self {
+        run(&program, store_url, &["migrate"]);
+        let store = Store::open(store_url, &StoreLimits::default()).await.unwrap();
+        Self::in_store(store, Some((program, store_url.to_owned()))).await
+    }
+
+    async fn in_store(store: Store, other: Option<(PathBuf, String)>) -> Self {
         let accounts = Accounts::new(
             store.clone(),
             Ttl::open("memory:", &TtlLimits::default()).unwrap(),
             Notifier::without_bus(),
         );
-        let mut people = Self { store, accounts, publisher: String::new() };
+        let mut people = Self { store, accounts, other, publisher: String::new() };
         people.publisher = people.add("publisher", Role::Publisher).await;
         people
     }
 
     /// Adds somebody; gives a token that permits all their role does. Their password is `password of NAME`.
     pub async fn add(&self, name: &str, role: Role) -> String {
+        if let Some((program, store_url)) = &self.other {
+            run(program, store_url, &["user", "add", name, "--role", role.as_str()]);
+            let scopes = ["--scope", "publish", "--scope", "listen"];
+            let made = [&["token", "create", "--user", name, "--name", "test"], &scopes[..]].concat();
+            return run(program, store_url, &made).trim().to_owned();
+        }
         self.accounts.create(name, &format!("password of {name}"), role).await.unwrap();
         self.token(name, &[Scope::Publish, Scope::Listen], None).await
     }
@@ -189,10 +223,23 @@ impl People {
         self.accounts.create_token(user.id, "test", scopes, lifetime).await.unwrap().0
     }
 
+    /// Accounts as the command line has them: on no bus, and beside the nodes' cache.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
     /// The store behind the nodes.
     pub fn store(&self) -> &Store {
         &self.store
     }
+}
+
+/// Runs a command of some version of the program on a store; what it prints.
+pub fn run(program: &Path, store_url: &str, arguments: &[&str]) -> String {
+    let ran = Command::new(program).args(arguments).env("CARILLON_STORE_URL", store_url).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{} {arguments:?}: {said}", program.display());
+    String::from_utf8(ran.stdout).unwrap()
 }
 
 /// Publishes until it is acknowledged, with one key throughout; gives the event's id.

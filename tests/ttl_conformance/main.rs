@@ -3,6 +3,7 @@
 //! Needs `CARILLON_TEST_REDIS_URL` (a Redis of version 6.2 or newer; its other keys are left alone) and, for
 //! the outages, `redis-server` on the path.
 
+mod pool;
 mod sets;
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,7 +11,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use carillon::ttl::{Taken, Ttl, TtlLimits};
+use carillon::ttl::{RateDecision, Ttl, TtlLimits};
 use sets::*;
 use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::RedisServer;
@@ -75,7 +76,7 @@ fn redis(limits: &TtlLimits) -> Ttl {
 }
 
 fn patient() -> TtlLimits {
-    TtlLimits { deadline: PATIENCE, ..TtlLimits::default() }
+    TtlLimits { deadline: PATIENCE, pool_wait: PATIENCE, pool_recycle: PATIENCE, ..TtlLimits::default() }
 }
 
 /// A name nobody else uses: the Redis is shared.
@@ -195,29 +196,30 @@ async fn a_limit_allows_its_burst_and_then_one_each_interval(open: impl Fn(&TtlL
     let (key, every) = (name("limit"), Duration::from_secs(3));
     let began = Instant::now();
     for n in 0..3 {
-        assert_eq!(ttl.take(&key, 3, every).await.unwrap(), Taken::Allowed, "take {n}");
+        assert_eq!(ttl.take(&key, 3, every).await.unwrap(), RateDecision::Allowed, "take {n}");
     }
-    let Taken::RetryAfter(wait) = ttl.take(&key, 3, every).await.unwrap() else {
+    let RateDecision::RetryAfter(wait) = ttl.take(&key, 3, every).await.unwrap() else {
         panic!("a fourth of three")
     };
     assert!(wait <= every && wait + began.elapsed() >= every, "{wait:?} to wait");
-    until("another is allowed", async || ttl.take(&key, 3, every).await.unwrap() == Taken::Allowed).await;
+    until("another is allowed", async || ttl.take(&key, 3, every).await.unwrap() == RateDecision::Allowed)
+        .await;
     let slack = Duration::from_millis(50);
     assert!(began.elapsed() + slack >= every, "allowed too soon");
     // Only one came back, and asking in vain cost nothing.
-    assert!(matches!(ttl.take(&key, 3, every).await.unwrap(), Taken::RetryAfter(_)));
+    assert!(matches!(ttl.take(&key, 3, every).await.unwrap(), RateDecision::RetryAfter(_)));
 }
 
 async fn limits_are_independent_of_each_other_and_of_keys(open: impl Fn(&TtlLimits) -> Ttl) {
     let ttl = open(&patient());
     let (one, two) = (name("one"), name("two"));
     ttl.put(&one, b"a key", LONG).await.unwrap();
-    assert_eq!(ttl.take(&one, 1, LONG).await.unwrap(), Taken::Allowed);
-    assert!(matches!(ttl.take(&one, 1, LONG).await.unwrap(), Taken::RetryAfter(_)));
-    assert_eq!(ttl.take(&two, 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take(&one, 1, LONG).await.unwrap(), RateDecision::Allowed);
+    assert!(matches!(ttl.take(&one, 1, LONG).await.unwrap(), RateDecision::RetryAfter(_)));
+    assert_eq!(ttl.take(&two, 1, LONG).await.unwrap(), RateDecision::Allowed);
     assert_eq!(ttl.get(&one).await.unwrap().as_deref(), Some(&b"a key"[..]));
     ttl.remove(&one).await.unwrap();
-    assert!(matches!(ttl.take(&one, 1, LONG).await.unwrap(), Taken::RetryAfter(_)));
+    assert!(matches!(ttl.take(&one, 1, LONG).await.unwrap(), RateDecision::RetryAfter(_)));
 }
 
 async fn takes_at_once_never_exceed_the_burst(open: impl Fn(&TtlLimits) -> Ttl) {
@@ -231,7 +233,7 @@ async fn takes_at_once_never_exceed_the_burst(open: impl Fn(&TtlLimits) -> Ttl) 
         .collect();
     let mut allowed = 0;
     for take in takes {
-        allowed += u32::from(take.await.unwrap() == Taken::Allowed);
+        allowed += u32::from(take.await.unwrap() == RateDecision::Allowed);
     }
     assert_eq!(allowed, 20);
 }
@@ -239,18 +241,21 @@ async fn takes_at_once_never_exceed_the_burst(open: impl Fn(&TtlLimits) -> Ttl) 
 async fn odd_limits_are_survived(open: impl Fn(&TtlLimits) -> Ttl) {
     let ttl = open(&patient());
     let no_burst = name("no burst");
-    assert_eq!(ttl.take(&no_burst, 0, LONG).await.unwrap(), Taken::Allowed);
-    assert!(matches!(ttl.take(&no_burst, 0, LONG).await.unwrap(), Taken::RetryAfter(_)));
+    assert_eq!(ttl.take(&no_burst, 0, LONG).await.unwrap(), RateDecision::Allowed);
+    assert!(matches!(ttl.take(&no_burst, 0, LONG).await.unwrap(), RateDecision::RetryAfter(_)));
     let no_interval = name("no interval");
     for _ in 0..5 {
-        assert_eq!(ttl.take(&no_interval, 1, Duration::ZERO).await.unwrap(), Taken::Allowed);
+        assert_eq!(ttl.take(&no_interval, 1, Duration::ZERO).await.unwrap(), RateDecision::Allowed);
     }
     let (endless, slow) = (name("endless"), name("slow"));
     for _ in 0..5 {
-        assert_eq!(ttl.take(&endless, u32::MAX, Duration::from_secs(1)).await.unwrap(), Taken::Allowed);
+        assert_eq!(
+            ttl.take(&endless, u32::MAX, Duration::from_secs(1)).await.unwrap(),
+            RateDecision::Allowed
+        );
     }
-    assert_eq!(ttl.take(&slow, 1, Duration::MAX).await.unwrap(), Taken::Allowed);
-    assert!(matches!(ttl.take(&slow, 1, Duration::MAX).await.unwrap(), Taken::RetryAfter(_)));
+    assert_eq!(ttl.take(&slow, 1, Duration::MAX).await.unwrap(), RateDecision::Allowed);
+    assert!(matches!(ttl.take(&slow, 1, Duration::MAX).await.unwrap(), RateDecision::RetryAfter(_)));
 }
 
 /// Expirations under `prefix` once they are known to arrive; subscribing takes a moment.
@@ -387,7 +392,7 @@ async fn redis_goes_away_and_comes_back() {
     server.restart().await;
     until("it works again", async || ttl.put("key", b"value", LONG).await.is_ok()).await;
     assert_eq!(ttl.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
-    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), Taken::Allowed);
+    assert_eq!(ttl.take("limit", 1, LONG).await.unwrap(), RateDecision::Allowed);
     until_heard(&ttl, "p:", &mut expirations).await;
 }
 

@@ -11,24 +11,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::SweepLimits;
 use crate::account::Credential;
-use crate::event::{Delivery, Position};
+use crate::delivery::frame::{Delivery, ServerEvent};
+use crate::event::Position;
 use crate::store::Reader;
 
 /// What waits in a listener's queue.
 #[derive(Debug, Clone)]
-pub enum Item {
+pub enum QueueItem {
     /// An event.
     Event(Arc<Delivery>),
-    /// One of the server's own events, without its `id:` line.
-    Notice(Arc<str>),
+    /// One of the server's own events.
+    Server(Arc<ServerEvent>),
 }
 
-impl Item {
+impl QueueItem {
     /// Its bytes on the wire, about.
     fn size(&self) -> usize {
         match self {
-            Self::Event(event) => event.frame.bytes().len(),
-            Self::Notice(body) => body.len(),
+            Self::Event(event) => event.frame_size(),
+            Self::Server(event) => event.size(),
         }
     }
 }
@@ -44,13 +45,13 @@ pub enum Closing {
 
 /// What a connection finds in its queue.
 #[derive(Debug)]
-pub enum Taken {
+pub enum QueueRead {
     /// All that waited, in order.
-    Items(VecDeque<Item>),
+    Items(VecDeque<QueueItem>),
     /// Too much waited: resume from the cursor.
     Lagged,
-    /// Nothing for a while: say so, and that everything is sent.
-    Heartbeat,
+    /// Nothing for a while: a keep-alive is due, and everything is sent.
+    KeepAlive,
     /// The stream ends.
     Close(Closing),
 }
@@ -60,9 +61,9 @@ pub enum Taken {
 pub struct Subscription {
     /// Who listens, and to what.
     pub reader: Reader,
-    /// Their name: what others on these topics are told.
+    /// Their name: what others on these topics see.
     pub name: Arc<str>,
-    /// Whether they want to be told who else is there.
+    /// Whether they want to know who else is there.
     pub wants_presence: bool,
     /// What the permission rests on.
     pub credential: Credential,
@@ -80,18 +81,18 @@ pub struct Listener {
     /// Only what is above it is for the queue.
     from: AtomicI64,
     opened: Instant,
-    /// Whether they have been told who is there, and may be told what changes.
-    is_told: AtomicBool,
+    /// Whether they know who is there, so that a change means something to them.
+    knows_presence: AtomicBool,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
 
 #[derive(Debug)]
 struct Queue {
-    items: VecDeque<Item>,
+    items: VecDeque<QueueItem>,
     bytes: usize,
     is_lagging: bool,
-    heartbeat_due: bool,
+    keep_alive_due: bool,
     closing: Option<Closing>,
     /// When the connection last asked for more: it makes progress.
     last_asked: Instant,
@@ -115,14 +116,14 @@ impl Listener {
             subscription,
             max_events,
             max_bytes,
-            is_told: AtomicBool::new(false),
+            knows_presence: AtomicBool::new(false),
             from: AtomicI64::new(0),
             opened: now,
             queue: Mutex::new(Queue {
                 items: VecDeque::new(),
                 bytes: 0,
                 is_lagging: false,
-                heartbeat_due: false,
+                keep_alive_due: false,
                 closing: None,
                 last_asked: now,
                 last_sent: now,
@@ -136,12 +137,12 @@ impl Listener {
     }
 
     /// Whether changes of presence mean anything to them. Read and set under the hub's lock.
-    pub(super) fn is_told(&self) -> bool {
-        self.is_told.load(Ordering::Relaxed)
+    pub(super) fn knows_presence(&self) -> bool {
+        self.knows_presence.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_told(&self, is_told: bool) {
-        self.is_told.store(is_told, Ordering::Relaxed);
+    pub(super) fn set_knows_presence(&self, knows: bool) {
+        self.knows_presence.store(knows, Ordering::Relaxed);
     }
 
     /// From now on everything above `at` is for the queue.
@@ -152,16 +153,16 @@ impl Listener {
 
     /// Queues an event if this listener wants it.
     pub(super) fn offer(&self, event: &Arc<Delivery>) {
-        let head = &event.head;
-        let is_wanted = head.position > self.from.load(Ordering::Relaxed)
-            && self.reader.selector.wants(&head.event_type, head.priority);
+        let fields = event.event();
+        let is_wanted = fields.position > self.from.load(Ordering::Relaxed)
+            && self.reader.selector.wants(&fields.event_type, fields.priority);
         if is_wanted {
-            self.push(Item::Event(event.clone()));
+            self.push(QueueItem::Event(event.clone()));
         }
     }
 
     /// Queues something. On overflow the queue is emptied and the stream will resume from its own cursor.
-    pub(super) fn push(&self, item: Item) {
+    pub(super) fn push(&self, item: QueueItem) {
         let size = item.size();
         {
             let mut queue = self.queue();
@@ -184,8 +185,8 @@ impl Listener {
     /// Takes the events at some positions out of the queue.
     pub(super) fn forget(&self, which: impl Fn(Position) -> bool) {
         let mut queue = self.queue();
-        queue.items.retain(|item| !matches!(item, Item::Event(event) if which(event.position())));
-        queue.bytes = queue.items.iter().map(Item::size).sum();
+        queue.items.retain(|item| !matches!(item, QueueItem::Event(event) if which(event.position())));
+        queue.bytes = queue.items.iter().map(QueueItem::size).sum();
     }
 
     /// Asks the stream to end. The first reason stands.
@@ -200,26 +201,26 @@ impl Listener {
     }
 
     /// Everything that waits, for the connection. `live` is false during replay, when only endings and
-    /// heartbeats matter.
-    pub fn poll_take(&self, cx: &mut Context<'_>, live: bool) -> Poll<Taken> {
+    /// keep-alives matter.
+    pub fn poll_take(&self, cx: &mut Context<'_>, live: bool) -> Poll<QueueRead> {
         self.waker.register(cx.waker());
         let mut queue = self.queue();
         queue.last_asked = Instant::now();
         if let Some(closing) = queue.closing {
-            return Poll::Ready(Taken::Close(closing));
+            return Poll::Ready(QueueRead::Close(closing));
         }
         if live && queue.is_lagging {
-            return Poll::Ready(Taken::Lagged);
+            return Poll::Ready(QueueRead::Lagged);
         }
         if live && !queue.items.is_empty() {
             queue.bytes = 0;
-            queue.heartbeat_due = false;
+            queue.keep_alive_due = false;
             queue.last_sent = queue.last_asked;
-            return Poll::Ready(Taken::Items(std::mem::take(&mut queue.items)));
+            return Poll::Ready(QueueRead::Items(std::mem::take(&mut queue.items)));
         }
-        if std::mem::take(&mut queue.heartbeat_due) {
+        if std::mem::take(&mut queue.keep_alive_due) {
             queue.last_sent = queue.last_asked;
-            return Poll::Ready(Taken::Heartbeat);
+            return Poll::Ready(QueueRead::KeepAlive);
         }
         Poll::Pending
     }
@@ -230,18 +231,18 @@ impl Listener {
         let is_old = now.saturating_duration_since(self.opened) + jitter >= limits.max_age;
         let mut queue = self.queue();
         let has_work =
-            queue.is_lagging || !queue.items.is_empty() || queue.closing.is_some() || queue.heartbeat_due;
+            queue.is_lagging || !queue.items.is_empty() || queue.closing.is_some() || queue.keep_alive_due;
         if has_work && now.saturating_duration_since(queue.last_asked) >= limits.stall_timeout {
             metrics::counter!("carillon_listeners_stalled_total").increment(1);
             self.connection.cancel();
             return;
         }
-        let is_quiet = now.saturating_duration_since(queue.last_sent) >= limits.heartbeat_every;
+        let is_quiet = now.saturating_duration_since(queue.last_sent) >= limits.keep_alive_every;
         if is_old {
             queue.closing.get_or_insert(Closing::Reconnect);
         }
         if is_quiet {
-            queue.heartbeat_due = true;
+            queue.keep_alive_due = true;
         }
         drop(queue);
         if is_old || is_quiet {

@@ -16,9 +16,9 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::account::Credential;
-use crate::event::frame::control_body;
-use crate::event::{Audience, Cursor, Delivery, Epoch, Position, Selector, Topic, UserId};
-pub use listener::{Closing, Item, Listener, Subscription, Taken};
+use crate::delivery::frame::{Delivery, ServerEvent};
+use crate::event::{Audience, Cursor, Epoch, Position, Selector, Topic, UserId};
+pub use listener::{Closing, Listener, QueueItem, QueueRead, Subscription};
 pub use presence::Changes;
 
 /// How many events are remembered that were taken back before they came.
@@ -31,7 +31,7 @@ pub struct HubLimits {
     pub queue_events: usize,
     /// The most bytes of events queued for one listener; more and it lags.
     pub queue_bytes: usize,
-    /// How many routes are remembered, to tell a reconnecting listener at once that it missed nothing.
+    /// How many routes are remembered, to know at once that a reconnecting listener missed nothing.
     pub ring: usize,
     /// How many recipients these routes may name in all.
     pub ring_recipients: usize,
@@ -51,7 +51,7 @@ impl Default for HubLimits {
     }
 }
 
-/// What changed about whom this node listens for; told under the hub's lock, so in order.
+/// What changed about whom this node listens for; reported under the hub's lock, so in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interest {
     /// The first listener of this user came, or the last one went.
@@ -87,18 +87,18 @@ pub struct Routing {
     ring_floor: Position,
     /// Taken back, above `applied`.
     retracted: BTreeSet<Position>,
-    /// Whose coming and going was not yet taken note of.
+    /// The changes of presence that were not yet taken.
     presence: Changes,
 }
 
-/// Where a listener stands when it has just been registered or has caught breath.
+/// Where a listener stands when it was just registered or goes on after it lagged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
     /// The history in force.
     pub epoch: Epoch,
     /// Everything at or below was removed by retention.
     pub floor: Position,
-    /// Everything above it reaches the queue; up to it, replay.
+    /// Positions above it arrive live; up to it they must be replayed.
     pub at: Position,
     /// Whether the ring shows that nothing in (cursor, at] is for this listener.
     pub missed_nothing: bool,
@@ -114,7 +114,7 @@ pub enum Refused {
 }
 
 impl Hub {
-    /// An empty hub that tells `on_interest` which users and topics are wanted here.
+    /// An empty hub that reports to `on_interest` which users and topics are wanted here.
     pub fn new(limits: HubLimits, on_interest: impl Fn(Interest) + Send + Sync + 'static) -> Self {
         let routing = Routing {
             epoch: None,
@@ -199,11 +199,11 @@ impl Hub {
         Ok((listener, fence))
     }
 
-    /// A lagging listener has caught breath: from the new fence on, events reach its queue again.
+    /// A lagging listener goes on: positions above the new fence arrive in its queue again.
     pub fn fence(&self, listener: &Arc<Listener>, cursor: &Cursor) -> Fence {
         let mut guard = self.lock();
         if listener.wants_presence {
-            guard.routing.is_untold(listener);
+            guard.routing.needs_presence(listener);
             self.on_presence.notify_one();
         }
         guard.routing.fence(listener, Some(cursor))
@@ -314,7 +314,7 @@ impl HubGuard<'_> {
     }
 
     /// Begins a history, or follows retention. A new history ends every stream: each comes back with a cursor
-    /// of the old one and is told.
+    /// of the old one and gets a reset.
     pub fn begin(&mut self, epoch: &Epoch, floor: Position, applied: Position) {
         let routing = &mut *self.routing;
         if routing.epoch.as_ref() != Some(epoch) {
@@ -329,10 +329,10 @@ impl HubGuard<'_> {
         routing.floor = floor;
     }
 
-    /// Tells one of the server's own events to those whom `audience` means.
-    pub fn notify(&self, audience: &Audience, name: &str, data: &impl serde::Serialize) {
-        let body: Arc<str> = control_body(name, data).into();
-        self.routing.each(audience, |listener| listener.push(Item::Notice(body.clone())));
+    /// Queues one of the server's own events for the listeners that `audience` targets.
+    pub fn notify(&self, audience: &Audience, event: ServerEvent) {
+        let event = Arc::new(event);
+        self.routing.each(audience, |listener| listener.push(QueueItem::Server(event.clone())));
     }
 
     /// Takes an event that nobody may see any more out of the queues it waits in.
@@ -340,8 +340,8 @@ impl HubGuard<'_> {
         self.routing.each(audience, |listener| listener.forget(|at| at == position));
     }
 
-    /// Takes an event that its publisher has taken back out of the queues, or keeps it from coming: the word of
-    /// it may be faster than the event.
+    /// Takes an event that its publisher has taken back out of the queues, or keeps it from coming: the
+    /// notice may be faster than the event.
     pub fn retract(&mut self, audience: &Audience, position: Position) {
         self.forget(audience, position);
         if position > self.routing.applied {
@@ -405,7 +405,7 @@ impl Routing {
     }
 
     fn route(&self, event: &Arc<Delivery>) {
-        self.each(&event.head.audience, |listener| listener.offer(event));
+        self.each(&event.event().audience, |listener| listener.offer(event));
     }
 
     fn remember(&mut self, routes: Vec<(Position, Audience)>, limits: &HubLimits) {
@@ -444,8 +444,8 @@ impl Routing {
 /// When the sweep does what to a stream.
 #[derive(Debug, Clone)]
 pub struct SweepLimits {
-    /// A stream that has been quiet this long gets a heartbeat.
-    pub heartbeat_every: Duration,
+    /// A stream that has been quiet this long gets a keep-alive.
+    pub keep_alive_every: Duration,
     /// A stream with something to take that takes nothing for this long is closed.
     pub stall_timeout: Duration,
     /// A stream older than this (less up to a tenth) is asked to reconnect.
@@ -455,7 +455,7 @@ pub struct SweepLimits {
 impl Default for SweepLimits {
     fn default() -> Self {
         Self {
-            heartbeat_every: Duration::from_secs(15),
+            keep_alive_every: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(600),
             max_age: Duration::from_secs(4 * 3600),
         }

@@ -1,37 +1,38 @@
-//! What presence needs of the hub: on which topics listeners came or went, and who is to be told.
+//! What presence needs of the hub: on which topics listeners came or went, and who must be sent who is there.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Hub, Item, Listener, Routing};
+use super::{Hub, Listener, QueueItem, Routing};
+use crate::delivery::frame::ServerEvent;
 use crate::event::Topic;
 
-/// What has changed since it was last asked for. Marks only: a topic with many listeners is looked at once for all
+/// What has changed since it was last taken. Marks only: a topic with many listeners is read once for all
 /// that came and went meanwhile.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Somebody came or went there.
     pub topics: HashSet<Topic>,
-    /// These, by their number, have not been told who is there, or have lost it with their queue.
-    pub untold: HashMap<u64, Arc<Listener>>,
+    /// These, by their number, do not know who is there, or have lost it with their queue.
+    pub unaware: HashMap<u64, Arc<Listener>>,
 }
 
 impl Routing {
     pub(super) fn has_come(&mut self, listener: &Arc<Listener>) {
         self.presence.topics.extend(listener.reader.selector.topics.iter().cloned());
-        self.is_untold(listener);
+        self.needs_presence(listener);
     }
 
-    pub(super) fn is_untold(&mut self, listener: &Arc<Listener>) {
+    pub(super) fn needs_presence(&mut self, listener: &Arc<Listener>) {
         if listener.wants_presence {
-            listener.set_told(false);
-            self.presence.untold.insert(listener.id, listener.clone());
+            listener.set_knows_presence(false);
+            self.presence.unaware.insert(listener.id, listener.clone());
         }
     }
 
     pub(super) fn has_gone(&mut self, listener: &Listener) {
         self.presence.topics.extend(listener.reader.selector.topics.iter().cloned());
-        self.presence.untold.remove(&listener.id);
+        self.presence.unaware.remove(&listener.id);
     }
 }
 
@@ -57,20 +58,20 @@ impl Hub {
         names.into_iter().collect()
     }
 
-    /// Tells of a change those on a topic who know who was there before it.
-    pub fn tell_presence(&self, topic: &Topic, bodies: &[Arc<str>]) {
+    /// Queues changes for those on a topic who know who was there before them.
+    pub fn notify_presence(&self, topic: &Topic, changes: &[Arc<ServerEvent>]) {
         let guard = self.lock();
         for listener in guard.routing.by_topic.get(topic).into_iter().flatten() {
-            if listener.wants_presence && listener.is_told() {
-                bodies.iter().for_each(|body| listener.push(Item::Notice(body.clone())));
+            if listener.wants_presence && listener.knows_presence() {
+                changes.iter().for_each(|change| listener.push(QueueItem::Server(change.clone())));
             }
         }
     }
 
-    /// Tells a listener who is there, on all its topics; from then on it is told of changes.
-    pub fn begin_presence(&self, listener: &Listener, bodies: &[Arc<str>]) {
+    /// Queues who is there, on all topics of a listener; from then on it gets changes.
+    pub fn begin_presence(&self, listener: &Listener, present: &[Arc<ServerEvent>]) {
         let _guard = self.lock();
-        bodies.iter().for_each(|body| listener.push(Item::Notice(body.clone())));
-        listener.set_told(true);
+        present.iter().for_each(|topic| listener.push(QueueItem::Server(topic.clone())));
+        listener.set_knows_presence(true);
     }
 }

@@ -24,7 +24,7 @@ fn event(position: Position, audience: Audience, priority: Priority) -> Arc<Deli
         keep_after_read: None,
         publisher: 1,
     };
-    Arc::new(Delivery::of(&epoch(), &event))
+    Arc::new(Delivery::new(&epoch(), event))
 }
 
 fn hub(limits: HubLimits) -> Hub {
@@ -49,17 +49,17 @@ fn join(hub: &Hub, user: UserId) -> (Arc<Listener>, Fence) {
 
 fn take(listener: &Listener) -> Vec<Position> {
     match listener.poll_take(&mut Context::from_waker(&noop_waker()), true) {
-        Poll::Ready(Taken::Items(items)) => items
+        Poll::Ready(QueueRead::Items(items)) => items
             .iter()
-            .filter_map(|i| if let Item::Event(e) = i { Some(e.position()) } else { None })
+            .filter_map(|i| if let QueueItem::Event(e) = i { Some(e.position()) } else { None })
             .collect(),
-        Poll::Ready(Taken::Lagged) => vec![-1],
+        Poll::Ready(QueueRead::Lagged) => vec![-1],
         _ => vec![],
     }
 }
 
 fn apply(hub: &Hub, event: &Arc<Delivery>) {
-    let routes = vec![(event.position(), event.head.audience.clone())];
+    let routes = vec![(event.position(), event.event().audience.clone())];
     hub.lock().apply(std::slice::from_ref(event), Some(routes), event.position());
 }
 
@@ -102,7 +102,7 @@ fn an_overrun_queue_is_emptied_and_resumes_from_a_new_fence() {
 }
 
 #[test]
-fn the_ring_tells_who_missed_nothing() {
+fn the_ring_shows_who_missed_nothing() {
     let hub = hub(HubLimits { ring: 2, ..HubLimits::default() });
     apply(&hub, &event(11, Audience::users(vec![1]), Priority::Normal));
     apply(&hub, &event(12, Audience::users(vec![2]), Priority::Normal));
@@ -159,7 +159,7 @@ fn what_was_read_up_to_here_no_longer_waits_for_its_reader() {
     assert_eq!((take(&reader), take(&other)), (vec![13], vec![11, 12, 13]));
 }
 
-/// The word of it may be faster than the event: they come from different nodes.
+/// The notice may be faster than the event: they come from different nodes.
 #[test]
 fn what_was_taken_back_before_it_came_is_not_delivered() {
     let hub = hub(HubLimits::default());
@@ -178,16 +178,16 @@ fn what_was_taken_back_before_it_came_is_not_delivered() {
 }
 
 #[test]
-fn interest_is_told_once_for_the_first_and_the_last() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let log = told.clone();
+fn interest_is_reported_once_for_the_first_and_the_last() {
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let log = reported.clone();
     let hub = Hub::new(HubLimits::default(), move |i| log.lock().unwrap().push(i));
     hub.lock().begin(&epoch(), 0, 0);
     let (a, b) = (join(&hub, 1).0, join(&hub, 1).0);
     hub.unregister(&a);
     hub.unregister(&b);
     hub.unregister(&b);
-    assert_eq!(*told.lock().unwrap(), [Interest::User(1, true), Interest::User(1, false)]);
+    assert_eq!(*reported.lock().unwrap(), [Interest::User(1, true), Interest::User(1, false)]);
 }
 
 #[test]
@@ -199,45 +199,47 @@ fn streams_of_one_user_are_bounded() {
     assert!(hub.register(wish(2), None).is_ok());
 }
 
-/// Whoever does not know who is there, or has lost it with the queue, is told that before any change.
+/// A listener that does not know who is there, or lost it with the queue, gets that before any change.
 #[test]
-fn changes_of_presence_are_told_to_those_who_know_who_is_there() {
+fn changes_of_presence_go_to_those_who_know_who_is_there() {
     let hub = hub(HubLimits { queue_events: 2, ..HubLimits::default() });
     let topic: Topic = "a".parse().unwrap();
     let watching = |user, wants_presence| {
         let reader = Reader { user, selector: Selector::of_user(user, vec![topic.clone()]) };
         hub.register(Subscription { reader, wants_presence, ..wish(user) }, None).unwrap().0
     };
-    let notices =
-        |listener: &Listener| match listener.poll_take(&mut Context::from_waker(&noop_waker()), true) {
-            Poll::Ready(Taken::Items(items)) => items
-                .iter()
-                .filter_map(|item| if let Item::Notice(body) = item { Some(body.to_string()) } else { None })
-                .collect(),
-            Poll::Ready(Taken::Lagged) => vec!["lagged".to_owned()],
-            _ => vec![],
-        };
-    let body = |text: &str| -> [Arc<str>; 1] { [text.into()] };
+    let notices = |listener: &Listener| match listener
+        .poll_take(&mut Context::from_waker(&noop_waker()), true)
+    {
+        Poll::Ready(QueueRead::Items(items)) => items
+            .iter()
+            .filter_map(|item| if let QueueItem::Server(event) = item { Some(event.body()) } else { None })
+            .collect(),
+        Poll::Ready(QueueRead::Lagged) => vec!["lagged".to_owned()],
+        _ => vec![],
+    };
+    let body = |who: &str| [Arc::new(ServerEvent::join(&topic, who))];
+    let sent = |who: &str| ServerEvent::join(&topic, who).body();
     let (watches, silent) = (watching(1, true), watching(2, false));
     let changes = hub.take_presence();
     assert_eq!(changes.topics.iter().collect::<Vec<_>>(), [&topic]);
-    assert_eq!(changes.untold.keys().collect::<Vec<_>>(), [&watches.id]);
+    assert_eq!(changes.unaware.keys().collect::<Vec<_>>(), [&watches.id]);
     assert_eq!(hub.names_on(&topic), BTreeSet::from(["alice".into()]), "each name once");
-    hub.tell_presence(&topic, &body("too early"));
+    hub.notify_presence(&topic, &body("too early"));
     hub.begin_presence(&watches, &body("who is there"));
-    hub.tell_presence(&topic, &body("a change"));
-    assert_eq!(notices(&watches), ["who is there", "a change"]);
+    hub.notify_presence(&topic, &body("a change"));
+    assert_eq!(notices(&watches), [sent("who is there"), sent("a change")]);
     assert_eq!(notices(&silent), [""; 0]);
 
-    (0..3).for_each(|_| hub.tell_presence(&topic, &body("too much")));
+    (0..3).for_each(|_| hub.notify_presence(&topic, &body("too much")));
     assert_eq!(notices(&watches), ["lagged"]);
     hub.fence(&watches, &Cursor::at(epoch(), 10));
-    hub.tell_presence(&topic, &body("a change that means nothing now"));
+    hub.notify_presence(&topic, &body("a change that means nothing now"));
     let changes = hub.take_presence();
-    assert!(changes.topics.is_empty() && changes.untold.contains_key(&watches.id));
+    assert!(changes.topics.is_empty() && changes.unaware.contains_key(&watches.id));
     hub.begin_presence(&watches, &body("who is there now"));
-    assert_eq!(notices(&watches), ["who is there now"]);
+    assert_eq!(notices(&watches), [sent("who is there now")]);
     hub.unregister(&watches);
     let changes = hub.take_presence();
-    assert!(changes.topics.contains(&topic) && changes.untold.is_empty());
+    assert!(changes.topics.contains(&topic) && changes.unaware.is_empty());
 }

@@ -1,13 +1,17 @@
 use super::*;
-use crate::event::{Event, Priority, Selector};
+use crate::event::{Priority, Selector};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use uuid::Uuid;
 
 const LOCAL_USER: i64 = 1;
 
-fn delivery(position: Position, audience: Audience) -> Delivery {
-    let event = Event {
+fn epoch() -> Epoch {
+    "e".parse().unwrap()
+}
+
+fn event(position: Position, audience: Audience) -> Event {
+    Event {
         position,
         id: Uuid::from_u128(u128::try_from(position).unwrap()),
         event_type: "a".parse().unwrap(),
@@ -18,19 +22,36 @@ fn delivery(position: Position, audience: Audience) -> Delivery {
         expires_at: None,
         keep_after_read: None,
         publisher: 1,
-    };
-    Delivery::of(&"e".parse().unwrap(), &event)
+    }
+}
+
+fn delivery(position: Position, audience: Audience) -> Arc<Delivery> {
+    Arc::new(Delivery::new(&epoch(), event(position, audience)))
+}
+
+fn copy_of(event: &Event) -> EventCopy {
+    EventCopy {
+        position: event.position,
+        id: event.id,
+        event_type: event.event_type.clone(),
+        priority: event.priority,
+        data: event.data.clone(),
+        created_at: event.created_at,
+        expires_at: event.expires_at,
+        keep_after_read: event.keep_after_read,
+        publisher: event.publisher,
+    }
 }
 
 fn concerns(audience: &Audience) -> bool {
     Selector::of_user(LOCAL_USER, Vec::new()).targets(audience)
 }
 
-fn announcement(previous: Position, events: &[Delivery], last: Position) -> Announcement {
+fn announcement(previous: Position, events: &[Event], last: Position) -> Announcement {
     let (carried, elsewhere): (Vec<_>, Vec<_>) =
-        events.iter().cloned().partition(|d| d.head.audience == Audience::Everyone);
-    let elsewhere = elsewhere.into_iter().map(|d| (d.position(), d.head.audience)).collect();
-    Announcement { epoch: "e".parse().unwrap(), previous, last, elsewhere, carried }
+        events.iter().cloned().partition(|event| event.audience == Audience::Everyone);
+    let elsewhere = elsewhere.into_iter().map(|event| (event.position, event.audience)).collect();
+    Announcement { previous, last, last_id: None, elsewhere, carried }
 }
 
 fn applied_events(outputs: &[Output]) -> Vec<Position> {
@@ -43,21 +64,21 @@ fn applied_events(outputs: &[Output]) -> Vec<Position> {
 
 #[test]
 fn a_following_announcement_is_applied_at_once_holes_and_all() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
-    sequencer.announcement(announcement(10, &[delivery(15, Audience::Everyone)], 17), 0);
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 10);
+    sequencer.announcement(announcement(10, &[event(15, Audience::Everyone)], 17), 0);
     assert_eq!(applied_events(&sequencer.advance(0, concerns)), [15]);
     assert_eq!(sequencer.applied(), 17);
 }
 
 #[test]
 fn a_gap_is_given_time_and_then_read_only_up_to_what_has_come() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 10);
-    sequencer.announcement(announcement(12, &[delivery(13, Audience::Everyone)], 13), 0);
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 10);
+    sequencer.announcement(announcement(12, &[event(13, Audience::Everyone)], 13), 0);
     assert_eq!(sequencer.advance(0, concerns), []);
     assert_eq!(sequencer.advance(29, concerns), []);
     assert_eq!(sequencer.advance(30, concerns), [Output::Read { after: 10, up_to: 12 }]);
     assert_eq!(sequencer.advance(31, concerns), [], "one read at a time");
-    let page = sequencer.page(vec![Arc::new(delivery(11, Audience::Everyone))], 12).unwrap();
+    let page = sequencer.page(vec![delivery(11, Audience::Everyone)], 12).unwrap();
     assert_eq!(applied_events(&[page]), [11]);
     assert_eq!(applied_events(&sequencer.advance(32, concerns)), [13]);
 }
@@ -65,15 +86,15 @@ fn a_gap_is_given_time_and_then_read_only_up_to_what_has_come() {
 /// A node that announces nothing costs the others one read for all it keeps to itself, and no waiting again and again.
 #[test]
 fn many_gaps_are_one_read() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
-    let everyone = |position| [delivery(position, Audience::Everyone)];
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 0);
+    let everyone = |position| [event(position, Audience::Everyone)];
     for position in [2, 4, 6] {
         sequencer.announcement(announcement(position - 1, &everyone(position), position), position as Moment);
     }
     sequencer.announcement(announcement(7, &everyone(8), 8), 36);
     assert_eq!(sequencer.advance(31, concerns), []);
     assert_eq!(sequencer.advance(36, concerns), [Output::Read { after: 0, up_to: 5 }]);
-    let page = (1..6).map(|position| Arc::new(delivery(position, Audience::Everyone))).collect();
+    let page = (1..6).map(|position| delivery(position, Audience::Everyone)).collect();
     let page = sequencer.page(page, 5).unwrap();
     assert_eq!(applied_events(&[page]), [1, 2, 3, 4, 5]);
     assert_eq!(applied_events(&sequencer.advance(37, concerns)), [6]);
@@ -84,30 +105,30 @@ fn many_gaps_are_one_read() {
 
 #[test]
 fn what_was_missing_may_come_while_the_store_is_read() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
-    let everyone = |position| [delivery(position, Audience::Everyone)];
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 0);
+    let everyone = |position| [event(position, Audience::Everyone)];
     sequencer.announcement(announcement(1, &everyone(2), 2), 0);
     assert_eq!(sequencer.advance(30, concerns), [Output::Read { after: 0, up_to: 1 }]);
     sequencer.announcement(announcement(0, &everyone(1), 1), 31);
     assert_eq!(applied_events(&sequencer.advance(31, concerns)), [1, 2]);
-    assert_eq!(sequencer.page(vec![Arc::new(delivery(1, Audience::Everyone))], 1), None);
+    assert_eq!(sequencer.page(vec![delivery(1, Audience::Everyone)], 1), None);
     sequencer.announcement(announcement(2, &everyone(3), 3), 32);
     assert_eq!(applied_events(&sequencer.advance(32, concerns)), [3]);
 }
 
 #[test]
-fn a_missing_payload_is_read_and_one_for_nobody_here_is_not() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
-    sequencer.announcement(announcement(0, &[delivery(1, Audience::users(vec![9]))], 1), 0);
+fn a_missing_copy_is_read_and_one_for_nobody_here_is_not() {
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 0);
+    sequencer.announcement(announcement(0, &[event(1, Audience::users(vec![9]))], 1), 0);
     assert_eq!(sequencer.advance(0, concerns).len(), 1);
     assert_eq!(sequencer.applied(), 1);
-    sequencer.announcement(announcement(1, &[delivery(2, Audience::users(vec![LOCAL_USER]))], 2), 0);
+    sequencer.announcement(announcement(1, &[event(2, Audience::users(vec![LOCAL_USER]))], 2), 0);
     assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 1, up_to: 2 }]);
 }
 
 #[test]
 fn a_failed_read_is_tried_again_later() {
-    let mut sequencer = Sequencer::new(SequencerLimits::default(), 0);
+    let mut sequencer = Sequencer::new(SequencerLimits::default(), epoch(), 0);
     sequencer.degraded(true);
     sequencer.head(5, 0);
     assert_eq!(sequencer.advance(0, concerns), [Output::Read { after: 0, up_to: 5 }]);
@@ -119,32 +140,34 @@ fn a_failed_read_is_tried_again_later() {
 
 #[test]
 fn what_waits_is_bounded_and_nothing_is_lost_by_it() {
-    let limits = SequencerLimits { pending: 2, payloads: 2, ..SequencerLimits::default() };
-    let mut sequencer = Sequencer::new(limits, 0);
+    let limits = SequencerLimits { pending: 2, copies: 2, ..SequencerLimits::default() };
+    let mut sequencer = Sequencer::new(limits, epoch(), 0);
     for position in 2..9 {
-        sequencer.payload(delivery(position, Audience::users(vec![LOCAL_USER])));
+        sequencer.copy(copy_of(&event(position, Audience::users(vec![LOCAL_USER]))));
         sequencer
-            .announcement(announcement(position - 1, &[delivery(position, Audience::Everyone)], position), 0);
+            .announcement(announcement(position - 1, &[event(position, Audience::Everyone)], position), 0);
     }
-    assert_eq!((sequencer.pending.len(), sequencer.payloads.len()), (2, 2));
+    assert_eq!((sequencer.pending.len(), sequencer.copies.len()), (2, 2));
     assert_eq!(sequencer.lag(), 8, "the head is remembered, so the rest will be read");
 }
 
 #[test]
 fn what_waits_is_bounded_in_bytes_too() {
-    let size = size(&delivery(1, Audience::Everyone));
+    let size = size(&event(1, Audience::Everyone));
+    let copies = size * 3 / size_of::<EventCopy>();
+    assert!(copies < 18);
     let limits = SequencerLimits { bytes: size * 3, ..SequencerLimits::default() };
-    let mut sequencer = Sequencer::new(limits, 0);
+    let mut sequencer = Sequencer::new(limits, epoch(), 0);
     for position in 2..20 {
-        sequencer.payload(delivery(position, Audience::users(vec![LOCAL_USER])));
-        let large = [delivery(position, Audience::Everyone), delivery(position, Audience::Everyone)];
+        sequencer.copy(copy_of(&event(position, Audience::users(vec![LOCAL_USER]))));
+        let large = [event(position, Audience::Everyone), event(position, Audience::Everyone)];
         sequencer.announcement(announcement(position - 1, &large, position), 0);
-        assert!(sequencer.pending.len() == 1 && sequencer.payloads.len() <= 3);
+        assert!(sequencer.pending.len() == 1 && sequencer.copies.len() <= copies);
     }
     assert_eq!(sequencer.lag(), 19, "the head is remembered, so the rest will be read");
     let limits = SequencerLimits { bytes: 1, ..SequencerLimits::default() };
-    let mut sequencer = Sequencer::new(limits, 0);
-    sequencer.announcement(announcement(0, &[delivery(1, Audience::Everyone)], 1), 0);
+    let mut sequencer = Sequencer::new(limits, epoch(), 0);
+    sequencer.announcement(announcement(0, &[event(1, Audience::Everyone)], 1), 0);
     assert_eq!(applied_events(&sequencer.advance(0, concerns)), [1], "one may always wait");
 }
 
@@ -166,12 +189,12 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 #[derive(Debug, Clone)]
 enum Message {
-    Payload(Delivery),
+    Copy(EventCopy),
     Announcement(Announcement),
 }
 
 /// The log, and the messages a publisher sends about it.
-fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Delivery>, Vec<Message>) {
+fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Event>, Vec<Message>) {
     let (mut log, mut messages, mut at) = (Vec::new(), Vec::new(), 0);
     for batch in batches {
         let previous = at;
@@ -183,10 +206,10 @@ fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Delivery>, Vec<Message>) {
                 1 => Audience::users(vec![LOCAL_USER]),
                 _ => Audience::users(vec![2]),
             };
-            events.push(delivery(at, audience));
+            events.push(event(at, audience));
         }
-        let payloads = events.iter().filter(|e| e.head.audience != Audience::Everyone);
-        messages.extend(payloads.map(|e| Message::Payload(e.clone())));
+        let copied = events.iter().filter(|event| event.audience != Audience::Everyone);
+        messages.extend(copied.map(|event| Message::Copy(copy_of(event))));
         messages.push(Message::Announcement(announcement(previous, &events, at)));
         log.extend(events);
     }
@@ -195,7 +218,7 @@ fn history(batches: &[Vec<(i64, u8)>]) -> (Vec<Delivery>, Vec<Message>) {
 
 /// Carries out what the sequencer says, with a store that answers late, in pages, and sometimes not at all.
 struct World {
-    log: Vec<Delivery>,
+    log: Vec<Event>,
     committed: Position,
     received: Vec<Position>,
     applied: Position,
@@ -216,7 +239,7 @@ impl World {
                     }
                     assert!(applied > self.applied);
                     self.applied = applied;
-                    let wanted = events.iter().filter(|e| concerns(&e.head.audience));
+                    let wanted = events.iter().filter(|e| concerns(&e.event().audience));
                     self.received.extend(wanted.map(|e| e.position()));
                 }
                 Output::Read { after, up_to } => {
@@ -227,9 +250,9 @@ impl World {
         }
     }
 
-    fn positions_in(&self, after: Position, up_to: Position, f: impl Fn(&Delivery) -> bool) -> Vec<Position> {
-        let range = self.log.iter().filter(|d| d.position() > after && d.position() <= up_to);
-        range.filter(|d| f(d)).map(Delivery::position).collect()
+    fn positions_in(&self, after: Position, up_to: Position, f: impl Fn(&Event) -> bool) -> Vec<Position> {
+        let range = self.log.iter().filter(|e| e.position > after && e.position <= up_to);
+        range.filter(|e| f(e)).map(|e| e.position).collect()
     }
 
     fn answer(&mut self, sequencer: &mut Sequencer, step: usize, now: Moment) {
@@ -242,10 +265,10 @@ impl World {
         if self.reads.is_multiple_of(self.fail_every) {
             return sequencer.read_failed(now);
         }
-        let found = self.positions_in(after, up_to, |d| concerns(&d.head.audience));
+        let found = self.positions_in(after, up_to, |e| concerns(&e.audience));
         let end = if found.len() > self.page { found[self.page - 1] } else { up_to };
-        let events = self.log.iter().filter(|d| found.contains(&d.position()) && d.position() <= end);
-        let events = events.cloned().map(Arc::new).collect();
+        let events = self.log.iter().filter(|e| found.contains(&e.position) && e.position <= end);
+        let events = events.map(|e| Arc::new(Delivery::new(&epoch(), e.clone()))).collect();
         let output = sequencer.page(events, end);
         self.carry_out(output.into_iter().collect(), step);
     }
@@ -265,7 +288,7 @@ proptest! {
         bytes in 1..8_000usize,
     ) {
         let (log, messages) = history(&batches);
-        let head = log.last().unwrap().position();
+        let head = log.last().unwrap().position;
         let mut arrivals: BTreeMap<usize, Vec<Message>> = BTreeMap::new();
         for (sent, message) in messages.into_iter().enumerate() {
             match fates[sent % fates.len()] {
@@ -277,8 +300,8 @@ proptest! {
                 }
             }
         }
-        let limits = SequencerLimits { pending, payloads: pending * 2, bytes, ..SequencerLimits::default() };
-        let mut sequencer = Sequencer::new(limits, 0);
+        let limits = SequencerLimits { pending, copies: pending * 2, bytes, ..SequencerLimits::default() };
+        let mut sequencer = Sequencer::new(limits, epoch(), 0);
         let mut world = World {
             log, committed: head, received: vec![], applied: 0,
             answers: VecDeque::new(), page, fail_every, reads: 0,
@@ -289,7 +312,7 @@ proptest! {
             let now = step as Moment * 10;
             for message in arrivals.remove(&step).unwrap_or_default() {
                 match message {
-                    Message::Payload(delivery) => sequencer.payload(delivery),
+                    Message::Copy(copy) => sequencer.copy(copy),
                     Message::Announcement(announcement) => sequencer.announcement(announcement, now),
                 }
             }
@@ -301,7 +324,7 @@ proptest! {
             world.carry_out(outputs, step);
             step += 1;
         }
-        let expected = world.positions_in(0, head, |d| concerns(&d.head.audience));
+        let expected = world.positions_in(0, head, |e| concerns(&e.audience));
         prop_assert_eq!(&world.received, &expected);
     }
 }

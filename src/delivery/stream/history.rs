@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Streams;
+use crate::delivery::frame::Delivery;
 use crate::delivery::hub::{Fence, Listener};
-use crate::event::{Delivery, Event, Millis, Priority, Selector};
+use crate::event::{Event, Millis, Priority, Selector};
 use crate::store::{InboxOrder, InboxQuery, Reader, StoreError};
 
 /// The history of a stream's topics, ready to leave: the oldest first.
@@ -51,8 +52,8 @@ impl Streams {
             is_complete &= !self.bound_history(&mut newest_first);
         }
         let frame = |event: Event| {
-            let body = Delivery::of(&fence.epoch, &event).frame.body().to_vec();
-            (Bytes::from(body), event.expires_at)
+            let expires_at = event.expires_at;
+            (Delivery::new(&fence.epoch, event).envelope().body(), expires_at)
         };
         Ok(History { frames: newest_first.into_iter().rev().map(frame).collect(), is_complete })
     }

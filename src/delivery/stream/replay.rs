@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Streams;
+use super::leave_order::leave_order;
+use crate::delivery::frame::Delivery;
 use crate::delivery::hub::Listener;
-use crate::event::leave_order::leave_order;
-use crate::event::{Cursor, Delivery, Event, Millis, Position, Priority};
+use crate::event::{Cursor, Event, Millis, Position, Priority};
 use crate::failpoint::is_armed;
 use crate::store::{Page, StoreError};
 
@@ -53,7 +56,7 @@ impl Streams {
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, &page) }))
+        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, page) }))
     }
 
     /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
@@ -83,17 +86,18 @@ pub(super) enum Backlog {
 
 /// A page of backlog, ready to leave.
 pub(super) struct Replay {
-    pub frames: Vec<(Cursor, Option<Millis>, String)>,
+    /// Each without its `id:` line, behind the cursor to send with it.
+    pub frames: Vec<(Cursor, Option<Millis>, Bytes)>,
     pub end: Cursor,
     /// How many events to read for the next one.
     pub next_limit: u32,
 }
 
-fn order(cursor: &Cursor, page: &Page) -> Replay {
+fn order(cursor: &Cursor, page: Page) -> Replay {
     let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
     let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
-    let encode =
-        |event: &Event| String::from_utf8_lossy(Delivery::of(&cursor.epoch, event).frame.body()).into_owned();
+    let encode = |event| Delivery::new(&cursor.epoch, event);
+    let deliveries: Vec<_> = page.events.into_iter().map(encode).collect();
     let end = order.last().map_or_else(
         || Cursor {
             epoch: cursor.epoch.clone(),
@@ -104,7 +108,10 @@ fn order(cursor: &Cursor, page: &Page) -> Replay {
     );
     let frames = order
         .into_iter()
-        .map(|(index, cursor)| (cursor, page.events[index].expires_at, encode(&page.events[index])))
+        .map(|(index, cursor)| {
+            let delivery = &deliveries[index];
+            (cursor, delivery.event().expires_at, delivery.envelope().body())
+        })
         .collect();
     Replay { frames, end, next_limit: 1 }
 }

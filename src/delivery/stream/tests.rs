@@ -2,7 +2,7 @@ use super::*;
 use crate::account::Credential;
 use crate::delivery::hub::HubLimits;
 use crate::event::Selector;
-use crate::event::{Audience, Delivery, Event, Expiry, NewEvent, Priority, Topic};
+use crate::event::{Audience, Event, Expiry, NewEvent, Priority, Topic};
 use crate::store::{Reader, StoreLimits};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ impl World {
 
     async fn apply(&self, event: &Event) {
         let epoch = self.store.log_state().await.unwrap().epoch;
-        let delivery = Arc::new(Delivery::of(&epoch, event));
+        let delivery = Arc::new(Delivery::new(&epoch, event.clone()));
         let routes = vec![(event.position, event.audience.clone())];
         self.hub.lock().apply(&[delivery], Some(routes), event.position);
     }
@@ -118,7 +118,7 @@ async fn until(stream: &mut EventStream, last: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_cursor_beyond_the_log_is_told_and_what_comes_then_arrives() {
+async fn a_cursor_beyond_the_log_gets_a_reset_and_what_comes_then_arrives() {
     for positions in ["999", "1+999", "9223372036854775807"] {
         let world = World::new(StreamLimits::default()).await;
         world.publish("before").await;
@@ -170,9 +170,9 @@ async fn what_expires_while_it_waits_for_the_socket_does_not_leave() {
     }
 }
 
-/// It may pass a slow listener between two pages, and this node hears of it later.
+/// It may pass a slow listener between two pages, and this node learns of it later.
 #[tokio::test]
-async fn what_retention_removes_during_a_replay_is_told() {
+async fn what_retention_removes_during_a_replay_gets_a_reset() {
     let world = World::new(StreamLimits { replay_events: 1, ..StreamLimits::default() }).await;
     for data in ["first", "second", "third", "fourth"] {
         world.publish(data).await;
@@ -221,7 +221,7 @@ async fn a_replay_of_large_events_reads_no_more_than_it_holds() {
 }
 
 /// The publishers' data in what a stream brought, in that order.
-fn told(text: &str) -> Vec<&str> {
+fn data_of(text: &str) -> Vec<&str> {
     let data = text
         .split("\n")
         .filter(|line| line.starts_with("data:"))
@@ -230,7 +230,7 @@ fn told(text: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn history_comes_first_and_without_a_place_to_resume_from() {
+async fn history_comes_first_and_without_a_cursor() {
     let world = World::new(StreamLimits::default()).await;
     for (topic, data) in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("c", "c1"), ("a", "a3")] {
         world.say(topic, data).await;
@@ -239,7 +239,7 @@ async fn history_comes_first_and_without_a_place_to_resume_from() {
     let mut stream = world.open_with_history(&["a", "b", "empty"], 2);
     world.say("a", "live").await;
     let all = until(&mut stream, "live").await;
-    assert_eq!(told(&all), ["b1", "a2", "a3", "live"]);
+    assert_eq!(data_of(&all), ["b1", "a2", "a3", "live"]);
     let (before, after) = all.split_once("event: carillon.history\n").unwrap();
     assert!(after.starts_with("data: {\"complete\":true,\"events\":3}\n\n"), "{after}");
     let (before, id) = before.rsplit_once("id: ").unwrap();
@@ -257,7 +257,7 @@ async fn history_is_bounded_and_says_so() {
     }
     let mut stream = world.open_with_history(&["a", "b"], 4);
     let all = until(&mut stream, "\"complete\":false,\"events\":5").await;
-    assert_eq!(told(&all), ["b1", "a2", "b2", "a3", "b3"], "the oldest are left out");
+    assert_eq!(data_of(&all), ["b1", "a2", "b2", "a3", "b3"], "the oldest are left out");
     world.say("large", &"x".repeat(3_000)).await;
     world.say("large", &"y".repeat(3_000)).await;
     let mut stream = world.open_with_history(&["a", "large"], 2);
@@ -278,24 +278,24 @@ async fn what_comes_while_history_is_read_follows_it_once() {
             world.say("a", &expected[number + 1]).await;
         }
         let all = until(&mut stream, expected.last().unwrap()).await;
-        assert_eq!(told(&all), expected);
+        assert_eq!(data_of(&all), expected);
         assert_eq!(all.matches("carillon.history").count(), 1);
     }
 }
 
-/// Nothing that was put in front of history may carry a place, or a reconnect would leave the history out.
+/// Nothing that was put in front of history may carry a cursor, or a reconnect would leave the history out.
 #[tokio::test]
-async fn a_history_that_cannot_be_read_is_tried_again_and_gives_no_place_meanwhile() {
+async fn a_history_that_cannot_be_read_is_tried_again_and_gives_no_cursor_meanwhile() {
     let world = World::new(StreamLimits { concurrent_replays: 1, ..StreamLimits::default() }).await;
     world.say("a", "said").await;
     let turn = world.streams.replays.acquire().await.unwrap();
-    let mut stream = world.open_with_history(&["a"], 1).aloud();
+    let mut stream = world.open_with_history(&["a"], 1).with_heartbeats();
     let begin = until(&mut stream, "carillon.alive").await;
     assert!(begin.contains("\"live\":false") && !begin.contains("id:"), "{begin}");
     stream.recalled(Err(StoreError::Unavailable("for a test".into())), fence_of(&stream), 1);
     drop(turn);
     let rest = until(&mut stream, "\"live\":true").await;
-    assert_eq!(told(&rest), ["said"]);
+    assert_eq!(data_of(&rest), ["said"]);
     let mut cut_off = world.open_with_history(&["a"], 1);
     cut_off.listener.close(Closing::SignedOut);
     let last = until(&mut cut_off, "carillon.signout").await;

@@ -9,7 +9,7 @@ use super::super::account::{LISTED_SESSIONS, MAX_TOKENS, ShownSession, ShownToke
 use super::super::problem::Problem;
 use super::{Pages, Visitor};
 use crate::account::Role;
-use crate::event::frame::rfc3339;
+use crate::event::rfc3339;
 use crate::store::Store;
 
 /// `GET /account`

@@ -4,11 +4,10 @@ use axum::extract::State;
 use axum::response::Response;
 use minijinja::{Value, context};
 
-use super::super::examples::MAX_BYTES;
+use super::super::examples::{MAX_BYTES, check_segment, uploads_of};
 use super::super::params::Params;
 use super::super::problem::Problem;
 use super::{Pages, Visitor, files};
-use crate::event::{Invalid, Topic};
 use crate::identity::Identity;
 
 /// Where the navigation says a visitor is.
@@ -29,7 +28,7 @@ pub async fn chat(Visitor(identity): Visitor, State(pages): State<Pages>, params
 
 /// `GET /examples/upload`: a new one, or that of `?id=`.
 pub async fn upload(Visitor(identity): Visitor, State(pages): State<Pages>, params: Params) -> Response {
-    let prefix = format!("uploads/{}", identity.user.name);
+    let prefix = uploads_of(&identity.user);
     match topic(&params, "id", "", &prefix) {
         Ok((id, _)) => show(&pages, &identity, "upload", context! { id, prefix, max_bytes => MAX_BYTES }),
         Err(problem) => pages.error(&problem),
@@ -54,12 +53,10 @@ pub async fn stream(Visitor(identity): Visitor, State(pages): State<Pages>, para
 /// The parameter `name`, and the topic that is called so below `prefix`. Without a default it may be absent.
 fn topic(params: &Params, name: &str, default: &str, prefix: &str) -> Result<(String, String), Problem> {
     let segment = params.one(name)?.unwrap_or(default);
-    let topic = format!("{prefix}/{segment}");
-    let is_one = !segment.contains('/') && segment.len() <= 64 && topic.parse::<Topic>().is_ok();
-    if is_one || segment.is_empty() && default.is_empty() {
-        return Ok((segment.to_owned(), topic));
+    if !segment.is_empty() {
+        check_segment(name, segment)?;
     }
-    Err(Invalid::new(name, "must be 1 to 64 letters, digits, '.', '_' and '-'").into())
+    Ok((segment.to_owned(), format!("{prefix}/{segment}")))
 }
 
 fn show(pages: &Pages, identity: &Identity, example: &str, values: Value) -> Response {

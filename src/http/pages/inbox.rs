@@ -7,10 +7,9 @@ use minijinja::context;
 use super::super::inbox::page;
 use super::super::params::Params;
 use super::super::problem::Problem;
-use super::words::Words;
+use super::summary::Summary;
 use super::{Pages, Visitor};
-use crate::event::Audience;
-use crate::event::frame::rfc3339;
+use crate::event::{Audience, rfc3339};
 use crate::identity::topic_rules::TopicRules;
 use crate::reading::Inbox;
 use crate::store::InboxEntry;
@@ -62,15 +61,15 @@ fn entry(entry: &InboxEntry) -> minijinja::Value {
             None => ("you", None),
         },
     };
-    let words = Words::of(event.event_type.as_str(), &event.data);
+    let summary = Summary::of(event.event_type.as_str(), &event.data);
     context! {
         id => event.id.to_string(),
         position => event.position,
         type => event.event_type.as_str(),
         priority => event.priority.as_str(),
-        headline => words.headline,
-        text => words.text,
-        level => words.level,
+        headline => summary.headline,
+        text => summary.text,
+        level => summary.level,
         data => &event.data,
         to, topic,
         created_at => rfc3339(event.created_at),

@@ -7,7 +7,8 @@ pub mod files;
 pub mod inbox;
 pub mod publish;
 pub mod session;
-mod words;
+mod summary;
+mod texts;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use minijinja::value::Kwargs;
 use minijinja::{Environment, Value, context};
 use rust_embed::RustEmbed;
 use url::form_urlencoded;
@@ -23,6 +25,7 @@ use super::auth::ListenerCaller;
 use super::problem::Problem;
 use crate::account::Role;
 use crate::identity::{Accounts, Identity};
+use texts::{LANGUAGE, Texts};
 
 #[derive(RustEmbed)]
 #[folder = "templates/"]
@@ -37,6 +40,8 @@ impl Pages {
     pub fn load(examples: bool) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
         environment.add_global("has_examples", examples);
+        environment.add_global("lang", LANGUAGE);
+        environment.add_function("t", |id: &str, arguments: Kwargs| Texts::get().markup(id, &arguments));
         environment.add_function("asset", |name: &str| Value::from_safe_string(files::address(name)));
         for name in Templates::iter() {
             let file = Templates::get(&name).map(|file| file.data.into_owned()).unwrap_or_default();
@@ -46,8 +51,9 @@ impl Pages {
         Ok(Self(Arc::new(environment)))
     }
 
-    /// The sign-in page.
-    pub fn login(&self, error: Option<&str>, name: &str, next: &str) -> Response {
+    /// The sign-in page; after an attempt that failed, with the reason.
+    fn login(&self, refused: Option<&Problem>, name: &str, next: &str) -> Response {
+        let error = refused.map(|problem| explain_refused_sign_in(problem.status()));
         self.render("login.html", context! { error, name, next })
     }
 
@@ -59,7 +65,7 @@ impl Pages {
         (status, problem.retry_after(), self.render("error.html", values)).into_response()
     }
 
-    /// A page for somebody who is signed in; `here` is its address, for the navigation.
+    /// A page for a user who is signed in; `here` is its address, for the navigation.
     fn page(&self, template: &str, here: &str, identity: &Identity, values: Value) -> Response {
         let role = identity.user.role;
         let user = context! {
@@ -82,32 +88,31 @@ impl Pages {
     }
 }
 
-/// What a status means to somebody who looks at a page, and what to do about it.
+/// What a status means to the reader of a page, and what to do about it.
 fn explain(status: StatusCode) -> (&'static str, &'static str) {
+    let text = |id| Texts::get().plain(id);
     match status {
-        StatusCode::BAD_REQUEST => {
-            ("The address holds a mistake", "Correct it in the address, or begin again from the inbox.")
-        }
-        StatusCode::FORBIDDEN => (
-            "This is not for your account",
-            "Somebody with the role admin can give you another one. Or sign in as somebody else.",
-        ),
-        StatusCode::NOT_FOUND => (
-            "There is nothing here",
-            "The address may be mistyped, or what was here is gone. Everything there is can be reached from the inbox.",
-        ),
-        StatusCode::SERVICE_UNAVAILABLE => {
-            ("Not at the moment", "Nothing is lost. Wait a little and reload this page.")
-        }
-        _ if status.is_server_error() => (
-            "Something broke on our side",
-            "Reload this page. If it happens again, tell whoever runs this site.",
-        ),
-        _ => ("That did not work", "Go back and try again, or begin again from the inbox."),
+        StatusCode::BAD_REQUEST => (text("error.bad_request"), text("error.bad_request.advice")),
+        StatusCode::FORBIDDEN => (text("error.forbidden"), text("error.forbidden.advice")),
+        StatusCode::NOT_FOUND => (text("error.not_found"), text("error.not_found.advice")),
+        StatusCode::SERVICE_UNAVAILABLE => (text("error.unavailable"), text("error.unavailable.advice")),
+        _ if status.is_server_error() => (text("error.server"), text("error.server.advice")),
+        _ => (text("error.other"), text("error.other.advice")),
     }
 }
 
-/// Somebody who looks at a page. Who is not signed in is sent to do that, and comes back.
+/// Why nobody was signed in, for the sign-in page.
+fn explain_refused_sign_in(status: StatusCode) -> &'static str {
+    let text = |id| Texts::get().plain(id);
+    match status {
+        StatusCode::UNAUTHORIZED => text("login.wrong"),
+        StatusCode::TOO_MANY_REQUESTS => text("login.too_many"),
+        _ if status.is_server_error() => text("login.unavailable"),
+        _ => text("login.failed"),
+    }
+}
+
+/// The user who asks for a page. Without a session the answer leads to the sign-in page, and from there back.
 pub struct Visitor(pub Identity);
 
 impl Visitor {

@@ -32,7 +32,7 @@ pub async fn sign_in(
     match begin(&app.accounts, app.settings, &headers, jar, &form).await {
         Ok(jar) => (jar, Redirect::to(local_path(&form.next))).into_response(),
         Err(problem) => {
-            let page = app.pages.login(Some(problem.detail()), &form.name, local_path(&form.next));
+            let page = app.pages.login(Some(&problem), &form.name, local_path(&form.next));
             (problem.status(), problem.retry_after(), page).into_response()
         }
     }

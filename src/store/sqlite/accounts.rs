@@ -1,4 +1,4 @@
-//! Users, tokens and sessions.
+//! Tokens and sessions.
 
 use std::time::Duration;
 
@@ -6,16 +6,12 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{SqliteStore, failed, list, now};
-use crate::account::{Credential, Role, Scope, SecretHash, Session, Token, User};
-use crate::event::{Millis, UserId};
-use crate::store::{Result, StoreError};
+use super::users::{hashes, is_valid, millis, user, user_columns};
+use super::{SqliteStore, failed, now};
+use crate::account::{Credential, Scope, SecretHash, Session, Token};
+use crate::event::UserId;
+use crate::store::Result;
 
-macro_rules! user_columns {
-    () => {
-        "u.id as user_id, u.name as user_name, u.role as user_role, u.created_at as user_created_at"
-    };
-}
 macro_rules! tokens {
     () => {
         concat!(
@@ -25,21 +21,6 @@ macro_rules! tokens {
         )
     };
 }
-macro_rules! is_valid {
-    () => {
-        concat!("revoked_at is null and (expires_at is null or expires_at > ", now!(), ")")
-    };
-}
-
-const CREATE_USER: &str = concat!(
-    "insert into users (name, password_hash, role, created_at) values (?1, ?2, ?3, ",
-    now!(),
-    ") returning id as user_id, name as user_name, role as user_role, created_at as user_created_at"
-);
-const USER_BY_NAME: &str =
-    concat!("select ", user_columns!(), ", u.password_hash from users u where u.name = ?1");
-const USERS: &str =
-    concat!("select ", user_columns!(), " from users u where u.name > ?1 order by u.name limit ?2");
 const CREATE_TOKEN: &str = concat!(
     "insert into tokens (user_id, name, secret, scopes, created_at, expires_at)
      values (?1, ?2, ?3, ?4, ",
@@ -50,10 +31,11 @@ const CREATE_TOKEN: &str = concat!(
 );
 const TOKEN_BY_ID: &str = concat!(tokens!(), "where t.id = ?1");
 const TOKENS: &str = concat!(tokens!(), "where ?1 is null or t.user_id = ?1 order by t.id desc limit ?2");
-const TOKEN_BY_SECRET: &str = concat!(tokens!(), "where t.secret = ?1 and ", is_valid!());
+const TOKEN_BY_SECRET: &str =
+    concat!(tokens!(), "where t.secret = ?1 and u.disabled_at is null and ", is_valid!());
 const VALID_TOKENS: &str = concat!(
     tokens!(),
-    "where (?1 is null or t.user_id = ?1) and (?2 is null or t.id < ?2) and ",
+    "where (?1 is null or t.user_id = ?1) and (?2 is null or t.id < ?2) and u.disabled_at is null and ",
     is_valid!(),
     " order by t.id desc limit ?3"
 );
@@ -65,11 +47,11 @@ const REVOKE_TOKEN: &str = concat!(
     " returning secret"
 );
 const CREATE_SESSION: &str = concat!(
-    "insert into sessions (secret, user_id, created_at, expires_at, user_agent, id) values (?1, ?2, ",
+    "insert into sessions (secret, user_id, created_at, expires_at, user_agent, id)
+     select ?1, u.id, clock.now, clock.now + ?3, ?4, ?5 from users u, (select ",
     now!(),
-    ", ",
-    now!(),
-    " + ?3, ?4, ?5)"
+    " as now) clock
+     where u.id = ?2 and u.disabled_at is null and (u.not_before is null or u.not_before <= clock.now)"
 );
 macro_rules! sessions {
     () => {
@@ -79,7 +61,8 @@ macro_rules! sessions {
             now!(),
             " as read_at, ",
             user_columns!(),
-            " from sessions s join users u on u.id = s.user_id where s.expires_at > ",
+            " from sessions s join users u on u.id = s.user_id
+             where u.disabled_at is null and (u.not_before is null or s.created_at >= u.not_before) and s.expires_at > ",
             now!()
         )
     };
@@ -94,67 +77,13 @@ const TOUCH_SESSION: &str = concat!(
     now!(),
     " - ?2"
 );
-const TOKEN_IS_VALID: &str = concat!("select count(*) from tokens where id = ?1 and ", is_valid!());
+const TOKEN_IS_VALID: &str = concat!(
+    "select count(*) from tokens t join users u on u.id = t.user_id
+     where t.id = ?1 and u.disabled_at is null and ",
+    is_valid!()
+);
 
 impl SqliteStore {
-    pub(in crate::store) async fn create_user(
-        &self,
-        name: &str,
-        password_hash: &str,
-        role: Role,
-    ) -> Result<User> {
-        let query = sqlx::query(CREATE_USER).bind(name).bind(password_hash).bind(role.as_str());
-        match query.fetch_one(&self.writer).await {
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                Err(StoreError::Taken("the name"))
-            }
-            outcome => user(&outcome.map_err(failed)?),
-        }
-    }
-
-    pub(in crate::store) async fn user_by_name(&self, name: &str) -> Result<Option<(User, String)>> {
-        let row = sqlx::query(USER_BY_NAME).bind(name).fetch_optional(&self.readers).await.map_err(failed)?;
-        row.map(|row| Ok((user(&row)?, row.try_get("password_hash").map_err(failed)?))).transpose()
-    }
-
-    pub(in crate::store) async fn set_password(
-        &self,
-        user: UserId,
-        password_hash: &str,
-        keep: Option<&SecretHash>,
-    ) -> Result<Vec<SecretHash>> {
-        let mut work = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        sqlx::query("update users set password_hash = ?2 where id = ?1")
-            .bind(user)
-            .bind(password_hash)
-            .execute(&mut *work)
-            .await
-            .map_err(failed)?;
-        let ended: Vec<Vec<u8>> = sqlx::query_scalar(
-            "delete from sessions where user_id = ?1 and (?2 is null or secret <> ?2) returning secret",
-        )
-        .bind(user)
-        .bind(keep.map(SecretHash::as_slice))
-        .fetch_all(&mut *work)
-        .await
-        .map_err(failed)?;
-        work.commit().await.map_err(failed)?;
-        Ok(hashes(ended))
-    }
-
-    pub(in crate::store) async fn users(&self, after: &str, limit: u32) -> Result<Vec<User>> {
-        let query = sqlx::query(USERS).bind(after).bind(i64::from(limit));
-        query.fetch_all(&self.readers).await.map_err(failed)?.iter().map(user).collect()
-    }
-
-    pub(in crate::store) async fn resolve_names(&self, names: &[String]) -> Result<Vec<(String, UserId)>> {
-        sqlx::query_as("select name, id from users where name in (select value from json_each(?1))")
-            .bind(list(names))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed)
-    }
-
     pub(in crate::store) async fn create_token(
         &self,
         user: UserId,
@@ -212,7 +141,7 @@ impl SqliteStore {
         secret: &SecretHash,
         lifetime: Duration,
         user_agent: &str,
-    ) -> Result<Session> {
+    ) -> Result<Option<Session>> {
         let query = sqlx::query(CREATE_SESSION)
             .bind(secret.as_slice())
             .bind(user)
@@ -220,8 +149,8 @@ impl SqliteStore {
             .bind(user_agent)
             .bind(Uuid::from_bytes(rand::random()));
         query.execute(&self.writer).await.map_err(failed)?;
-        let row = sqlx::query(SESSION_BY_SECRET).bind(secret.as_slice());
-        session(&row.fetch_one(&self.readers).await.map_err(failed)?)
+        // It may have ended already.
+        self.session_by_secret(secret).await
     }
 
     pub(in crate::store) async fn session_by_secret(&self, secret: &SecretHash) -> Result<Option<Session>> {
@@ -273,7 +202,7 @@ impl SqliteStore {
     }
 
     pub(in crate::store) async fn ended_of(&self, credentials: &[Credential]) -> Result<Vec<Credential>> {
-        let mut lapsed = Vec::new();
+        let mut ended = Vec::new();
         for credential in credentials {
             let is_valid = match credential {
                 Credential::Session(secret) => self.session_by_secret(secret).await?.is_some(),
@@ -283,34 +212,11 @@ impl SqliteStore {
                 }
             };
             if !is_valid {
-                lapsed.push(*credential);
+                ended.push(*credential);
             }
         }
-        Ok(lapsed)
+        Ok(ended)
     }
-}
-
-fn hashes(secrets: Vec<Vec<u8>>) -> Vec<SecretHash> {
-    secrets.into_iter().filter_map(|secret| secret.try_into().ok()).collect()
-}
-
-fn millis(duration: Duration) -> Millis {
-    duration.as_millis().try_into().unwrap_or(Millis::MAX / 2)
-}
-
-fn user(row: &SqliteRow) -> Result<User> {
-    let read = || {
-        let role: String = row.try_get("user_role")?;
-        Ok(User {
-            id: row.try_get("user_id")?,
-            name: row.try_get("user_name")?,
-            role: role
-                .parse()
-                .map_err(|error: crate::event::Invalid| sqlx::Error::Decode(Box::new(error)))?,
-            created_at: row.try_get("user_created_at")?,
-        })
-    };
-    read().map_err(failed)
 }
 
 fn token(row: &SqliteRow) -> Result<Token> {

@@ -9,4 +9,5 @@ mod postgres;
 mod redis;
 mod soak;
 mod time;
+mod upgrade;
 mod waiting;

@@ -1,4 +1,4 @@
-//! Asking several servers the same, some of which may be gone, frozen or behind the times.
+//! A quorum query: several servers are asked the same, some of which may be gone, frozen or out of date.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,53 +12,57 @@ use redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-/// How long those who have not answered are waited for once most have: what they know may be newer.
+use super::Failure;
+
+/// Once a majority has answered, the others get this long: what they know may be newer.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 
-/// Connections to those who are asked, kept from one question to the next.
-pub(super) struct Panel {
-    patience: Duration,
+/// Asks servers over connections that it keeps from one query to the next.
+pub(super) struct QuorumQuery {
+    deadline: Duration,
     connections: Mutex<HashMap<String, MultiplexedConnection>>,
 }
 
-impl Panel {
-    /// Waits this long at most.
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, connections: Mutex::default() }
+impl QuorumQuery {
+    /// A query takes `deadline` at most.
+    pub(super) fn new(deadline: Duration) -> Self {
+        Self { deadline, connections: Mutex::default() }
     }
 
-    /// The answers of those who give one: of all, or of a majority and whoever else is quick, or of whoever
-    /// there is when patience ends.
+    /// The answers of all servers; or of a majority and whoever else answers within [`STRAGGLERS`]; or of whoever
+    /// answered within the deadline. If nobody did: why the last one failed.
     pub(super) async fn ask<T: FromRedisValue>(
         &self,
-        whom: &[ConnectionInfo],
+        servers: &[ConnectionInfo],
         question: &Cmd,
-    ) -> Vec<(ConnectionAddr, T)> {
-        let mut until = Instant::now() + self.patience;
-        let mut asked: FuturesUnordered<_> = whom
+    ) -> Result<Vec<(ConnectionAddr, T)>, Failure> {
+        let mut until = Instant::now() + self.deadline;
+        let mut asked: FuturesUnordered<_> = servers
             .iter()
             .map(async |info| (info.addr().clone(), self.ask_one::<T>(info, question).await))
             .collect();
         let mut answers = Vec::new();
+        let mut last_failure = Failure::silence();
         while let Ok(Some((address, answer))) = timeout_at(until, asked.next()).await {
             match answer {
                 Ok(answer) => answers.push((address, answer)),
                 Err(error) => {
-                    tracing::debug!(%address, reason = %super::Failure::from(error), "asked in vain");
+                    last_failure = error.into();
+                    tracing::debug!(%address, failure = %last_failure, "a server did not answer the quorum query");
                 }
             }
-            if answers.len() * 2 > whom.len() {
+            if answers.len() * 2 > servers.len() {
                 until = until.min(Instant::now() + STRAGGLERS);
             }
         }
-        let asked_now: Vec<String> = whom.iter().map(|info| info.addr().to_string()).collect();
+        let asked_now: Vec<String> = servers.iter().map(|info| info.addr().to_string()).collect();
         self.connections().retain(|address, _| asked_now.contains(address));
-        answers
+        if answers.is_empty() { Err(last_failure) } else { Ok(answers) }
     }
 
     async fn ask_one<T: FromRedisValue>(&self, info: &ConnectionInfo, question: &Cmd) -> RedisResult<T> {
         let address = info.addr().to_string();
-        // Not there while it is in use: one that does not answer is dropped with the question.
+        // Taken out while in use: a connection that gives no answer is dropped with the query.
         let kept = self.connections().remove(&address);
         let mut connection = match kept {
             Some(connection) => connection,
@@ -71,8 +75,8 @@ impl Panel {
 
     async fn connect(&self, info: &ConnectionInfo) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience))
-            .set_response_timeout(Some(self.patience));
+            .set_connection_timeout(Some(self.deadline))
+            .set_response_timeout(Some(self.deadline));
         Client::open(info.clone())?.get_multiplexed_async_connection_with_config(&config).await
     }
 

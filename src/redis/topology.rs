@@ -1,47 +1,50 @@
-//! Who is in charge of which names. Pure.
+//! Which server is the master of which names. Pure.
 
 use redis::ConnectionAddr;
 
 /// How many slots a Redis Cluster has.
 pub(super) const SLOTS: usize = 16_384;
-/// Stands where a slot is nobody's.
-pub(super) const NOBODY: u16 = u16::MAX;
+/// Stands for a slot without a master.
+pub(super) const UNASSIGNED: u16 = u16::MAX;
 
-/// The servers in charge, and of what.
+/// The masters, and which slots each of them has.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Layout {
-    servers: Vec<ConnectionAddr>,
-    /// For each slot the number of its server; empty if there is one server, for everything.
+pub struct Topology {
+    masters: Vec<ConnectionAddr>,
+    /// For each slot the number of its master; empty if there is one master for all names.
     slots: Vec<u16>,
 }
 
-impl Layout {
-    /// One server for everything.
-    pub(super) fn one(server: ConnectionAddr) -> Self {
-        Self { servers: vec![server], slots: Vec::new() }
+impl Topology {
+    /// One master for all names.
+    pub(super) fn single(master: ConnectionAddr) -> Self {
+        Self { masters: vec![master], slots: Vec::new() }
     }
 
-    /// Several; `slots` names the server of each slot by its number.
-    pub(super) fn sharded(servers: Vec<ConnectionAddr>, slots: Vec<u16>) -> Self {
-        Self { servers, slots }
+    /// Several masters; `slots` has for each slot the number of its master, or [`UNASSIGNED`].
+    pub(super) fn sharded(masters: Vec<ConnectionAddr>, slots: Vec<u16>) -> Self {
+        Self { masters, slots }
     }
 
-    /// Those in charge.
-    pub fn servers(&self) -> &[ConnectionAddr] {
-        &self.servers
+    /// The masters' addresses.
+    pub fn masters(&self) -> &[ConnectionAddr] {
+        &self.masters
     }
 
-    /// The address of the server in charge of a key or channel, if anybody is.
+    /// The address of the master of a key or channel; `None` if its slot has none.
     pub fn address_of(&self, name: &str) -> Option<&ConnectionAddr> {
-        self.server_of(name).map(|server| &self.servers[server])
+        self.master_of(name).map(|master| &self.masters[master])
     }
 
-    /// The number of the server in charge of a key or channel, if anybody is.
-    pub fn server_of(&self, name: &str) -> Option<usize> {
+    /// The number of the master of a key or channel; `None` if its slot has none.
+    pub fn master_of(&self, name: &str) -> Option<usize> {
         if self.slots.is_empty() {
             return Some(0);
         }
-        self.slots.get(slot_of(name.as_bytes())).filter(|server| **server != NOBODY).map(|n| usize::from(*n))
+        self.slots
+            .get(slot_of(name.as_bytes()))
+            .filter(|master| **master != UNASSIGNED)
+            .map(|n| usize::from(*n))
     }
 }
 

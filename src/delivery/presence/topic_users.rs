@@ -1,4 +1,4 @@
-//! Who is on one topic, over all nodes. Pure: what was seen and heard goes in, with the time; who came and who left
+//! Who is on one topic, over all nodes. Pure: what was read and received goes in, with the time; who came and who left
 //! comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ pub enum Change {
 
 /// One topic's users.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct TopicUsers {
     users: BTreeMap<Name, Places>,
     places: usize,
     /// Who was touched since changes were last taken, and whether they were present then.
@@ -44,7 +44,7 @@ enum Here {
     Gone(Instant),
 }
 
-impl Room {
+impl TopicUsers {
     /// Who listens on this node now. Gives those who are new here.
     pub fn here(&mut self, names: &BTreeSet<Name>, now: Instant) -> Vec<Name> {
         for (name, places) in &mut self.users {
@@ -87,8 +87,8 @@ impl Room {
         self.users.iter().filter(|(_, places)| places.here.is_some()).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Another node said who came to it and who left it.
-    pub fn heard(&mut self, node: &str, joined: &[String], left: &[String]) {
+    /// Another node sent who came to it and who left it.
+    pub fn remote_change(&mut self, node: &str, joined: &[String], left: &[String]) {
         for name in joined {
             self.seen(node, name);
         }
@@ -125,7 +125,7 @@ impl Room {
         }
     }
 
-    /// Forgets what is known of other nodes: for a time nothing was heard of them.
+    /// Forgets what is known of other nodes: for a time its notices were not received.
     pub fn forget_others(&mut self) {
         let names: Vec<Name> = self.users.keys().cloned().collect();
         for name in names {

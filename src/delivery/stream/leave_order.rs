@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cursor, Epoch, Position, Priority};
+use crate::event::{Cursor, Epoch, Position, Priority};
 
 /// Orders one page of a backlog.
 ///
@@ -11,7 +11,7 @@ use super::{Cursor, Epoch, Position, Priority};
 /// once it has been sent: nothing it skipped is lost on resume, nothing it overtook with is repeated. At most
 /// [`Cursor::MAX_OVERTAKEN`] events are ahead at once; `ahead` are those sent earlier, and together with what
 /// `page` holds beyond `end` they may not be more.
-pub fn leave_order(
+pub(super) fn leave_order(
     epoch: &Epoch,
     page: &[(Position, Priority)],
     end: Position,

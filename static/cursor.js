@@ -1,10 +1,10 @@
-// A place in the log, as the `id` of every frame tells it: what has been seen of it. Only this project's own scripts
-// look into it, which are served by the nodes that write it (src/event/cursor.rs); to everyone else it is opaque.
+// A cursor: how much of the log was seen, as the `id` of every frame gives it. Only scripts of this folder
+// parse it, which the nodes serve that write it (src/event/cursor.rs); to everyone else it is opaque.
 
-/** As many as a cursor of the server may name; the id of an event finds what is forgotten beyond. */
+/** As many as a cursor of the server may name. Repeats beyond that are found by the events' ids. */
 const MAX_AHEAD = 32;
 
-export class Place {
+export class Cursor {
   constructor(epoch, position, ahead = []) {
     this.epoch = epoch;
     /** Everything up to here was seen, */
@@ -13,31 +13,31 @@ export class Place {
     this.ahead = [...new Set(ahead)].filter((one) => one > position).sort((a, b) => a - b).slice(0, MAX_AHEAD);
   }
 
-  /** From `epoch-position+ahead+…`; null if it is not one. */
+  /** Parses `epoch-position+ahead+…`; null if `text` is not a cursor. */
   static of(text) {
     const parts = /^([a-z0-9]{1,16})-(\d{1,19})((?:\+\d{1,19})*)$/.exec(text ?? '');
-    return parts && new Place(parts[1], Number(parts[2]), parts[3].split('+').slice(1).map(Number));
+    return parts && new Cursor(parts[1], Number(parts[2]), parts[3].split('+').slice(1).map(Number));
   }
 
   hasSeen(position) {
     return position <= this.position || this.ahead.includes(position);
   }
 
-  /** Whether all that `other` has seen was seen here, too. */
+  /** Whether this cursor has seen all that `other` has. */
   covers(other) {
     return other.position <= this.position && other.ahead.every((one) => this.hasSeen(one));
   }
 
-  /** What was seen at either. Of different histories, the other's is the newer. */
+  /** What was seen at either of the two. With another epoch, `other` is the newer one and is returned. */
   join(other) {
     if (other.epoch !== this.epoch) return other;
-    return new Place(this.epoch, Math.max(this.position, other.position), [...this.ahead, ...other.ahead]);
+    return new Cursor(this.epoch, Math.max(this.position, other.position), [...this.ahead, ...other.ahead]);
   }
 
-  /** What was seen at both. */
+  /** What was seen at both of them. */
   meet(other) {
     const both = [...this.ahead, ...other.ahead].filter((one) => this.hasSeen(one) && other.hasSeen(one));
-    return new Place(this.epoch, Math.min(this.position, other.position), both);
+    return new Cursor(this.epoch, Math.min(this.position, other.position), both);
   }
 
   toString() {

@@ -1,0 +1,67 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::event::{Audience, Priority};
+use uuid::Uuid;
+
+fn delivery(data: &str) -> Delivery {
+    let event = Event {
+        position: 7,
+        id: Uuid::nil(),
+        event_type: "a.b".parse().unwrap(),
+        priority: Priority::High,
+        audience: Audience::topic("room/1".parse().unwrap()),
+        data: data.into(),
+        created_at: 0,
+        expires_at: Some(1_500),
+        keep_after_read: Some(3),
+        publisher: 9,
+    };
+    Delivery::new(&"e".parse().unwrap(), event)
+}
+
+#[test]
+fn the_envelope_has_the_data_as_it_was_written() {
+    let delivery = delivery("{\"n\": 1e400,\"n\":2}");
+    let expected = "id: e-7\ndata: {\"id\":\"00000000-0000-0000-0000-000000000000\",\"position\":7,\"type\":\"a.b\",\
+                    \"priority\":\"high\",\"to\":\"topic\",\"topic\":\"room/1\",\"data\":{\"n\": 1e400,\"n\":2},\
+                    \"created_at\":\"1970-01-01T00:00:00Z\",\"expires_at\":\"1970-01-01T00:00:01.5Z\"}\n\n";
+    assert_eq!(delivery.envelope().bytes(), expected);
+    assert_eq!(delivery.envelope().body(), expected.strip_prefix("id: e-7\n").unwrap());
+    assert!(delivery.is_of(&"e".parse().unwrap()) && !delivery.is_of(&"e1".parse().unwrap()));
+}
+
+#[test]
+fn an_event_is_encoded_once_for_all_its_listeners() {
+    let delivery = delivery("1");
+    let (one, other) = (delivery.envelope().bytes(), delivery.envelope().bytes());
+    assert_eq!(one.as_ptr(), other.as_ptr());
+}
+
+/// Their names and fields are a promise to clients, and stand in one file.
+#[test]
+fn the_servers_own_events_are_made_in_one_place() {
+    fn search(folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                search(&path, found);
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let is_named = code.match_indices("\"carillon.").any(|(at, name)| {
+                code[at + name.len()..].starts_with(|next: char| next.is_ascii_lowercase())
+            });
+            if is_named || code.contains("event: {") {
+                found.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    search(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    // The client on the command line reads them; tests read them.
+    found.retain(|name| !matches!(name.as_str(), "tail.rs" | "tests.rs"));
+    assert_eq!(found, ["server_event.rs"]);
+}

@@ -1,0 +1,127 @@
+//! The writer: one task of a node appends what its publishers hand in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::Published;
+use super::announcer::Announcements;
+use crate::event::{Epoch, Event, NewEvent};
+use crate::failpoint;
+use crate::store::{Appended, Store, StoreError};
+
+/// Events that are to be appended together, and who waits for them.
+pub(super) struct Request {
+    pub events: Vec<NewEvent>,
+    pub reply: oneshot::Sender<Result<Vec<Published>, StoreError>>,
+    /// Its share of what may wait.
+    pub _budget: OwnedSemaphorePermit,
+}
+
+/// The log, as the writer sees it.
+pub(super) struct Log {
+    pub store: Store,
+    /// The last position handed to this node's listeners.
+    pub applied: Arc<AtomicI64>,
+    pub epoch: watch::Receiver<Option<Epoch>>,
+    /// How many events were committed here.
+    pub published: Arc<AtomicU64>,
+}
+
+impl Log {
+    async fn append(&self, events: &[NewEvent]) -> Result<Appended, StoreError> {
+        let (epoch, applied) = (self.epoch.borrow().clone(), self.applied.load(Ordering::Acquire));
+        let appended = self.store.append(events).await?;
+        if let Some(epoch) = epoch.filter(|_| appended.previous < applied) {
+            // It has lost its end. The next head poll may find it grown past that position again, and
+            // the new events up to there would count as delivered.
+            tracing::error!("the log has lost events that were delivered: beginning a new epoch");
+            metrics::counter!("carillon_history_lost_total").increment(1);
+            if let Err(error) = self.store.renew_epoch(&epoch).await {
+                tracing::error!(%error, "the epoch could not be renewed: new events may not be delivered");
+            }
+        }
+        Ok(appended)
+    }
+}
+
+/// The one writer: takes whatever waits, up to a bound, and appends it.
+pub(super) async fn write(
+    log: Log,
+    mut inbox: mpsc::Receiver<Request>,
+    announcements: Announcements,
+    append: usize,
+) {
+    let mut held: Option<Request> = None;
+    loop {
+        let Some(first) = (match held.take() {
+            Some(request) => Some(request),
+            None => inbox.recv().await,
+        }) else {
+            return;
+        };
+        let mut batch = vec![first];
+        let mut size = batch[0].events.len();
+        while size < append {
+            let Ok(next) = inbox.try_recv() else { break };
+            if size + next.events.len() > append {
+                held = Some(next);
+                break;
+            }
+            size += next.events.len();
+            batch.push(next);
+        }
+        write_batch(&log, batch, &announcements).await;
+    }
+}
+
+async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) {
+    let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
+    let events: Vec<NewEvent> =
+        batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
+    metrics::counter!("carillon_appends_total").increment(1);
+    let appended = match log.append(&events).await {
+        Ok(appended) => appended,
+        Err(error) => {
+            metrics::counter!("carillon_append_failures_total").increment(1);
+            for request in batch {
+                // A publisher that has gone away needs no answer.
+                let _ = request.reply.send(Err(error.clone()));
+            }
+            return;
+        }
+    };
+    failpoint::die("committed");
+    let (previous, new) = (appended.previous, committed_events(&appended, events));
+    let mut outcomes = appended.events.into_iter();
+    for (request, count) in batch.into_iter().zip(counts) {
+        let _ = request.reply.send(Ok(outcomes.by_ref().take(count).map(Published::from).collect()));
+    }
+    metrics::counter!("carillon_published_total").increment(new.len() as u64);
+    log.published.fetch_add(new.len() as u64, Ordering::Relaxed);
+    if !new.is_empty() {
+        announcements.offer(previous, new);
+    }
+}
+
+/// Those that were written, as the log holds them.
+fn committed_events(appended: &Appended, events: Vec<NewEvent>) -> Vec<Event> {
+    let written = appended.events.iter().zip(events).filter(|(outcome, _)| !outcome.is_repeat);
+    let mut events: Vec<Event> = written
+        .map(|(outcome, new)| Event {
+            position: outcome.position,
+            id: outcome.id,
+            event_type: new.event_type,
+            priority: new.priority,
+            audience: new.audience,
+            data: new.data,
+            created_at: outcome.created_at,
+            expires_at: outcome.expires_at,
+            keep_after_read: new.keep_after_read,
+            publisher: new.publisher,
+        })
+        .collect();
+    events.sort_unstable_by_key(|event| event.position);
+    events
+}
