@@ -2,7 +2,8 @@
 //!
 //! A scan walks the indexes of those whom the selector names (everyone, users, topics) in the order of positions, merges
 //! them, and stops after so many positions. Of these it gives the events that fit, and says how far it came. So it
-//! costs no more than its limit, however few of the events fit.
+//! costs no more than its limit, however few of the events fit. A node with more users and topics than that walks the
+//! log itself instead.
 
 use std::fmt::Write as _;
 
@@ -63,6 +64,13 @@ impl<'a> Scan<'a> {
         (*everyone || !users.is_empty() || !topics.is_empty()) && !levels(self).is_empty()
     }
 
+    /// Whether the log itself is walked, and each event asked whom it is for. It is where looking up each target once
+    /// would cost more than that. Never for one reader: they are far fewer than the events between theirs.
+    fn is_by_position(&self) -> bool {
+        let targets = self.selector.users.len() + self.selector.topics.len();
+        self.reader.is_none() && self.limit.is_some_and(|limit| targets > limit as usize)
+    }
+
     /// The least priority, as a number.
     pub(super) fn min_priority(&self) -> i16 {
         self.selector.min_priority.unwrap_or(Priority::Low) as i16
@@ -103,6 +111,8 @@ pub(super) struct Dialect {
     pub(super) item: &'static str,
     /// Whether a column's value is in a list.
     pub(super) is_in: fn(&str, &str) -> String,
+    /// Before a column whose values are to be compared, not looked up in an index one by one.
+    pub(super) not_looked_up: &'static str,
     /// Whether the list of types is empty.
     pub(super) no_types: &'static str,
     /// Gathers a column into a JSON list; null or empty of nothing.
@@ -156,6 +166,9 @@ impl Dialect {
         if scan.text.is_some() {
             let _ = write!(wanted, " and {}", self.holds_text);
         }
+        if scan.is_by_position() {
+            let _ = write!(wanted, " and ({})", self.targets(scan.selector));
+        }
         format!(
             "with {scanned},
             edge as {materialized} (select count(*) as looked_at, {last}(position) as last_position from scanned)
@@ -205,6 +218,14 @@ impl Dialect {
                 format!("{greatest}($1, (select position from top))"),
             ),
         };
+        if scan.is_by_position() {
+            return format!(
+                "{top} scanned as {materialized} (
+                    select position from events where position > {after} and position <= $2
+                    order by position {order} limit $5
+                )"
+            );
+        }
         let branches: Vec<String> = self
             .branches(scan, &after, order)
             .into_iter()
@@ -273,6 +294,7 @@ impl Dialect {
 
     /// Whether event `e` is for one of the selector's targets.
     fn targets(&self, selector: &Selector) -> String {
+        let is_in = |column, list| (self.is_in)(&format!("{}{column}", self.not_looked_up), list);
         let mut ways = vec!["false".to_owned()];
         if selector.everyone {
             ways.push("e.audience = 0".into());
@@ -280,13 +302,13 @@ impl Dialect {
         if !selector.users.is_empty() {
             ways.push(format!(
                 "exists (select 1 from event_users u where u.position = e.position and {})",
-                (self.is_in)("u.user_id", "$3")
+                is_in("u.user_id", "$3")
             ));
         }
         if !selector.topics.is_empty() {
             ways.push(format!(
                 "exists (select 1 from event_topics t where t.position = e.position and {})",
-                (self.is_in)("t.topic", "$4")
+                is_in("t.topic", "$4")
             ));
         }
         ways.join(" or ")
