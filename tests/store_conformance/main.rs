@@ -6,6 +6,7 @@ mod endings;
 mod inbox;
 mod log;
 mod migration;
+mod plans;
 mod postgres;
 mod selectors;
 #[path = "../support/mod.rs"]
@@ -16,7 +17,7 @@ use carillon::account::Role;
 use carillon::event::{
     Audience, Event, EventType, Expiry, NewEvent, Position, Priority, Selector, Topic, UserId,
 };
-use carillon::store::{Appended, Reader, Schema, Store, StoreError, StoreLimits};
+use carillon::store::{Appended, InboxOrder, InboxQuery, Reader, Schema, Store, StoreError, StoreLimits};
 use sqlx::Connection as _;
 use tempfile::TempDir;
 use uuid::Uuid;
