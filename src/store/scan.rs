@@ -138,6 +138,14 @@ fn read_at(reader: &str) -> String {
     )
 }
 
+/// Joins `r`, the receipt of `reader` for event `e`. A range of one position, since only the index by users serves that
+/// well: in the index over positions stand the receipts of everybody who read the event.
+fn receipt(reader: &str) -> String {
+    format!(
+        "left join receipts r on r.user_id = {reader} and r.position >= e.position and r.position <= e.position"
+    )
+}
+
 impl Dialect {
     /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`; one for each event
     /// that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
@@ -151,8 +159,8 @@ impl Dialect {
             is_type = (self.is_in)("e.type", "$7"),
         );
         let (read_at, receipts) = match scan.reader {
-            None => ("null".to_owned(), ""),
-            Some(_) => (read_at("$6"), "left join receipts r on r.user_id = $6 and r.position = e.position"),
+            None => ("null".to_owned(), String::new()),
+            Some(_) => (read_at("$6"), receipt("$6")),
         };
         if scan.unread_only {
             wanted += " and e.read_at is null";
@@ -192,12 +200,13 @@ impl Dialect {
             "with {scanned}
             select e.type, count(*) as unread
             from scanned s join events e on e.position = s.position
-            left join receipts r on r.user_id = $6 and r.position = e.position
+            {receipt}
             where e.retracted_at is null and (e.expires_at is null or e.expires_at > (select {now}))
                 and not coalesce(r.is_read, e.position <= (select position from top))
                 and ({no_types} or {is_type}) and e.priority >= $8
             group by e.type order by unread desc, e.type limit $10",
             scanned = self.scanned(scan),
+            receipt = receipt("$6"),
             is_type = (self.is_in)("e.type", "$7"),
             now = self.now,
             no_types = self.no_types,
@@ -352,7 +361,7 @@ impl Dialect {
             "select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
             from (
                 select e.*, {read_at} as read_at
-                from events e left join receipts r on r.user_id = $2 and r.position = e.position
+                from events e {receipt}
                 where e.id = $1
             ) e
             where e.retracted_at is null
@@ -362,6 +371,7 @@ impl Dialect {
                 and ($3 or e.read_at is null or e.keep_after_read is null
                     or e.read_at + e.keep_after_read > (select {now}))",
             read_at = read_at("$2"),
+            receipt = receipt("$2"),
             now = self.now,
         )
     }
