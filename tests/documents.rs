@@ -98,6 +98,42 @@ fn every_variable_is_in_operations() {
     assert_named("docs/operations.md", quoted_after(&source(), "env = \""), 20);
 }
 
+/// `deploy/carillon.toml` is tested against the program.
+#[test]
+fn every_default_is_in_operations() {
+    let (file, text) = (read("deploy/carillon.toml"), read("docs/operations.md"));
+    let settings =
+        file.split("[[topic_rules]]").next().unwrap().lines().filter(|line| !line.starts_with('#'));
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for (key, value) in settings.filter_map(|line| line.split_once(" = ")) {
+        checked += 1;
+        let row = format!("| `CARILLON_{}` | `{}` |", key.to_uppercase(), value.trim_matches('"'));
+        if !text.contains(&row) {
+            wrong.push(row);
+        }
+    }
+    assert!(checked > 15, "only {checked} settings");
+    assert!(wrong.is_empty(), "docs/operations.md has no {wrong:#?}");
+}
+
+#[test]
+fn every_event_of_the_servers_own_is_in_the_api() {
+    assert_named(
+        "docs/api.md",
+        quoted_after(&read("src/delivery/frame/server_event.rs"), "Self::new(\""),
+        10,
+    );
+}
+
+#[test]
+fn every_field_of_a_nodes_status_is_in_the_api() {
+    let source = read("src/cluster/status.rs");
+    let fields = source.split("pub struct NodeStatus {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names = fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
+    assert_named("docs/api.md", names.map(|(name, _)| name.to_owned()).collect(), 15);
+}
+
 #[test]
 fn every_metric_is_in_operations() {
     assert_named("docs/operations.md", metrics(), 20);
@@ -202,7 +238,7 @@ fn every_room_is_described() {
         rooms.iter().filter(|room| !["sse_parser", "failpoint"].contains(room)).map(place).collect();
     assert!(places.is_sorted(), "the rows do not stand in the order of tests/import_order.rs");
     for (row, room) in rows.iter().zip(&rooms) {
-        let inside = files("src", ".rs").into_iter().filter(|path| path.starts_with(&format!("src/{room}/")));
+        let inside = files("src", "").into_iter().filter(|path| path.starts_with(&format!("src/{room}/")));
         let inside: Vec<String> = inside.collect();
         for name in quoted(row).skip(1).filter(|name| name.ends_with(".rs") || name.ends_with('/')) {
             let is_there =

@@ -126,7 +126,7 @@ pub async fn what_is_too_large_is_refused(setup: Setup) {
     send(post(&setup, ONE, sized(65_537).to_string())).await.expect_problem(413, "data");
     let batch = json!({ "events": [event("small"), sized(65_537)] });
     send(post(&setup, BATCH, batch.to_string())).await.expect_problem(413, "events[1].data");
-    send(post(&setup, ONE, sized(150_000).to_string())).await.expect_problem(413, "");
+    send(post(&setup, ONE, sized(400_000).to_string())).await.expect_problem(413, "");
     let name = json!({ "name": "x".repeat(17_000), "password": "" });
     send(setup.post("/api/v1/session").json(&name)).await.expect_problem(413, "");
     assert_eq!(setup.inbox(&setup.alice, "").await.len(), 1, "nothing else was written");

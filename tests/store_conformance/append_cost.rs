@@ -109,7 +109,7 @@ async fn append_cost() {
     for (size, appends) in SIZES {
         let mut best = [u64::MAX; 3];
         for _ in 0..ROUNDS {
-            for way in 0..3 {
+            for (way, best) in best.iter_mut().enumerate() {
                 let pid = if way == 2 { new_pid } else { old_pid };
                 for _ in 0..20 {
                     one(way, size, &mut connection, &store).await;
@@ -120,7 +120,7 @@ async fn append_cost() {
                 }
                 // What the backend does after its answer belongs to it.
                 sleep(Duration::from_millis(20)).await;
-                best[way] = best[way].min((used(pid) - begin) / (appends * size) as u64);
+                *best = (*best).min((used(pid) - begin) / (appends * size) as u64);
             }
         }
         let [before, lean, now] = best.map(|nanos| nanos as f64 / 1_000.0);

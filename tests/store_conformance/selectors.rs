@@ -69,13 +69,13 @@ fn case() -> impl Strategy<Value = Case> {
 
 pub async fn every_read_and_the_index_agree_with_the_selector(store: &Store) {
     let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
-    let outcome = tokio::task::block_in_place(|| {
-        runner.run(&case(), |case| {
+    tokio::task::block_in_place(|| {
+        let outcome = runner.run(&case(), |case| {
             tokio::runtime::Handle::current().block_on(agree(store, &case));
             Ok(())
-        })
+        });
+        outcome.unwrap();
     });
-    outcome.unwrap();
 }
 
 async fn agree(store: &Store, case: &Case) {
