@@ -36,6 +36,7 @@ static DIALECT: Dialect = Dialect {
     each: "select e.position from unnest(LIST) k(item) cross join lateral (SUBSELECT) e",
     item: "k.item",
     is_in: |column, list| format!("{column} = any({list})"),
+    not_looked_up: "",
     no_types: "cardinality($7) = 0",
     json_list: "json_agg",
     json_one: "json_build_array",

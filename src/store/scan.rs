@@ -2,7 +2,8 @@
 //!
 //! A scan walks the indexes of those whom the selector names (everyone, users, topics) in the order of positions, merges
 //! them, and stops after so many positions. Of these it gives the events that fit, and says how far it came. So it
-//! costs no more than its limit, however few of the events fit.
+//! costs no more than its limit, however few of the events fit. A node with more users and topics than that walks the
+//! log itself instead.
 
 use std::fmt::Write as _;
 
@@ -63,6 +64,13 @@ impl<'a> Scan<'a> {
         (*everyone || !users.is_empty() || !topics.is_empty()) && !levels(self).is_empty()
     }
 
+    /// Whether the log itself is walked, and each event asked whom it is for. It is where looking up each target once
+    /// would cost more than that. Never for one reader: they are far fewer than the events between theirs.
+    fn is_by_position(&self) -> bool {
+        let targets = self.selector.users.len() + self.selector.topics.len();
+        self.reader.is_none() && self.limit.is_some_and(|limit| targets > limit as usize)
+    }
+
     /// The least priority, as a number.
     pub(super) fn min_priority(&self) -> i16 {
         self.selector.min_priority.unwrap_or(Priority::Low) as i16
@@ -103,6 +111,8 @@ pub(super) struct Dialect {
     pub(super) item: &'static str,
     /// Whether a column's value is in a list.
     pub(super) is_in: fn(&str, &str) -> String,
+    /// Before a column whose values are to be compared, not looked up in an index one by one.
+    pub(super) not_looked_up: &'static str,
     /// Whether the list of types is empty.
     pub(super) no_types: &'static str,
     /// Gathers a column into a JSON list; null or empty of nothing.
@@ -128,6 +138,14 @@ fn read_at(reader: &str) -> String {
     )
 }
 
+/// Joins `r`, the receipt of `reader` for event `e`. A range of one position, since only the index by users serves that
+/// well: in the index over positions stand the receipts of everybody who read the event.
+fn receipt(reader: &str) -> String {
+    format!(
+        "left join receipts r on r.user_id = {reader} and r.position >= e.position and r.position <= e.position"
+    )
+}
+
 impl Dialect {
     /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`; one for each event
     /// that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
@@ -141,8 +159,8 @@ impl Dialect {
             is_type = (self.is_in)("e.type", "$7"),
         );
         let (read_at, receipts) = match scan.reader {
-            None => ("null".to_owned(), ""),
-            Some(_) => (read_at("$6"), "left join receipts r on r.user_id = $6 and r.position = e.position"),
+            None => ("null".to_owned(), String::new()),
+            Some(_) => (read_at("$6"), receipt("$6")),
         };
         if scan.unread_only {
             wanted += " and e.read_at is null";
@@ -155,6 +173,9 @@ impl Dialect {
         }
         if scan.text.is_some() {
             let _ = write!(wanted, " and {}", self.holds_text);
+        }
+        if scan.is_by_position() {
+            let _ = write!(wanted, " and ({})", self.targets(scan.selector));
         }
         format!(
             "with {scanned},
@@ -179,12 +200,13 @@ impl Dialect {
             "with {scanned}
             select e.type, count(*) as unread
             from scanned s join events e on e.position = s.position
-            left join receipts r on r.user_id = $6 and r.position = e.position
+            {receipt}
             where e.retracted_at is null and (e.expires_at is null or e.expires_at > (select {now}))
                 and not coalesce(r.is_read, e.position <= (select position from top))
                 and ({no_types} or {is_type}) and e.priority >= $8
             group by e.type order by unread desc, e.type limit $10",
             scanned = self.scanned(scan),
+            receipt = receipt("$6"),
             is_type = (self.is_in)("e.type", "$7"),
             now = self.now,
             no_types = self.no_types,
@@ -205,6 +227,14 @@ impl Dialect {
                 format!("{greatest}($1, (select position from top))"),
             ),
         };
+        if scan.is_by_position() {
+            return format!(
+                "{top} scanned as {materialized} (
+                    select position from events where position > {after} and position <= $2
+                    order by position {order} limit $5
+                )"
+            );
+        }
         let branches: Vec<String> = self
             .branches(scan, &after, order)
             .into_iter()
@@ -273,6 +303,7 @@ impl Dialect {
 
     /// Whether event `e` is for one of the selector's targets.
     fn targets(&self, selector: &Selector) -> String {
+        let is_in = |column, list| (self.is_in)(&format!("{}{column}", self.not_looked_up), list);
         let mut ways = vec!["false".to_owned()];
         if selector.everyone {
             ways.push("e.audience = 0".into());
@@ -280,13 +311,13 @@ impl Dialect {
         if !selector.users.is_empty() {
             ways.push(format!(
                 "exists (select 1 from event_users u where u.position = e.position and {})",
-                (self.is_in)("u.user_id", "$3")
+                is_in("u.user_id", "$3")
             ));
         }
         if !selector.topics.is_empty() {
             ways.push(format!(
                 "exists (select 1 from event_topics t where t.position = e.position and {})",
-                (self.is_in)("t.topic", "$4")
+                is_in("t.topic", "$4")
             ));
         }
         ways.join(" or ")
@@ -330,7 +361,7 @@ impl Dialect {
             "select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
             from (
                 select e.*, {read_at} as read_at
-                from events e left join receipts r on r.user_id = $2 and r.position = e.position
+                from events e {receipt}
                 where e.id = $1
             ) e
             where e.retracted_at is null
@@ -340,6 +371,7 @@ impl Dialect {
                 and ($3 or e.read_at is null or e.keep_after_read is null
                     or e.read_at + e.keep_after_read > (select {now}))",
             read_at = read_at("$2"),
+            receipt = receipt("$2"),
             now = self.now,
         )
     }

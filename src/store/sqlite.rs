@@ -36,6 +36,7 @@ static DIALECT: Dialect = Dialect {
     each: "select e.position from json_each(LIST) k cross join events e on e.position in (SUBSELECT)",
     item: "k.value",
     is_in: |column, list| format!("{column} in (select value from json_each({list}))"),
+    not_looked_up: "+",
     no_types: "$7 = '[]'",
     json_list: "json_group_array",
     json_one: "json_array",

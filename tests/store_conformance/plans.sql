@@ -55,6 +55,11 @@ union all
 select u, position, pick(position + u, 52, 3) > 0, carillon_now()
 from events cross join generate_series(1, 200) u
 where audience = 0 and pick(position + u, 53, 500) = 0;
+-- The newest event for everyone has been read by all.
+insert into receipts (user_id, position, is_read, at)
+select u, (select max(position) from events where audience = 0 and retracted_at is null and keep_after_read is null), true, carillon_now()
+from generate_series(1, 10000) u
+on conflict do nothing;
 
 insert into users (name, password_hash, role, created_at)
 select 'user-' || u, '', 'listener', carillon_now() from generate_series(1, 10000) u;

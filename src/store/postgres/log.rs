@@ -218,13 +218,14 @@ async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sq
     const MARKS: &str = "
         delete from read_marks m where m.position <= $1 and exists (
             select from read_marks higher where higher.user_id = m.user_id and higher.position > m.position)";
+    // As lists, so that each is looked up: a join may scan the table.
     const SESSIONS: &str = "
-        delete from sessions where secret in (
-            select secret from sessions where expires_at < $1 order by expires_at limit $2)";
+        delete from sessions where secret = any(array(
+            select secret from sessions where expires_at < $1 order by expires_at limit $2))";
     const TOKENS: &str = "
-        delete from tokens where id in (
+        delete from tokens where id = any(array(
             select id from tokens where least(expires_at, revoked_at) < $1
-            order by least(expires_at, revoked_at) limit $2)";
+            order by least(expires_at, revoked_at) limit $2))";
 
     let mut work = connection.begin().await?;
     // One node at a time; the others find less to do.

@@ -81,11 +81,15 @@ const ENDINGS_SINCE: &str = "
     from (select coalesce(max(number), 0) as number from endings) newest
     left join endings e on e.number > $1
     order by e.number limit $2";
-const LAST_ENDING_BEFORE: &str =
-    "select coalesce(max(number), 0) from endings where at < (select carillon_now()) - $1";
+// By the index over times: the greatest number would be looked for among all that are younger.
+const LAST_ENDING_BEFORE: &str = "
+    select coalesce((
+        select number from endings where at < (select carillon_now()) - $1 order by at desc limit 1), 0)";
+// As a list, so that each is looked up: a join may scan the table.
 const REMOVE_OLD_ENDINGS: &str = "
-    delete from endings where number in (
-        select number from endings where at < (select carillon_now()) - $1 order by at limit $2)";
+    delete from endings where number = any(array(
+        select number from endings where at < (select carillon_now()) - $1 order by at limit $2))";
+
 impl PostgresStore {
     pub(in crate::store) async fn create_user(
         &self,

@@ -47,8 +47,11 @@ const ENDINGS_SINCE: &str = "
     from (select coalesce(max(number), 0) as number from endings) newest
     left join endings e on e.number > ?1
     order by e.number limit ?2";
-const LAST_ENDING_BEFORE: &str =
-    concat!("select coalesce(max(number), 0) from endings where at < ", now!(), " - ?1");
+const LAST_ENDING_BEFORE: &str = concat!(
+    "select coalesce((select number from endings where at < ",
+    now!(),
+    " - ?1 order by at desc limit 1), 0)"
+);
 const REMOVE_OLD_ENDINGS: &str = concat!(
     "delete from endings where number in (select number from endings where at < ",
     now!(),
