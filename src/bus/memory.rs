@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 
-use super::inbox::{BusEvents, Inbox, inbox};
+use super::receive_queue::{BusEvents, ReceiveQueue, receive_queue};
 use super::{BusError, BusLimits};
 
 /// One bus: all its members.
@@ -17,7 +17,7 @@ struct MemoryRoom {
 
 struct Member {
     desired: Mutex<HashSet<String>>,
-    inbox: Inbox,
+    received: ReceiveQueue,
     is_gone: AtomicBool,
 }
 
@@ -32,9 +32,10 @@ impl MemoryBus {
     pub(super) fn open(url: &str, limits: &BusLimits) -> (Self, BusEvents) {
         let name = url.split_once(':').map_or("", |(_, name)| name);
         let room = if name.is_empty() { Arc::default() } else { shared_room(name) };
-        let (inbox, events) = inbox(limits);
-        inbox.restored();
-        let member = Arc::new(Member { desired: Mutex::default(), inbox, is_gone: AtomicBool::new(false) });
+        let (received, events) = receive_queue(limits);
+        received.restored();
+        let member =
+            Arc::new(Member { desired: Mutex::default(), received, is_gone: AtomicBool::new(false) });
         lock(&room.members).push(Arc::downgrade(&member));
         (Self { room, member }, events)
     }
@@ -46,7 +47,8 @@ impl MemoryBus {
         // Under the lock, so that all members see all publishers in one order.
         for (channel, payload) in messages {
             for member in &present {
-                if lock(&member.desired).contains(channel) && !member.inbox.message(channel, payload.clone())
+                if lock(&member.desired).contains(channel)
+                    && !member.received.message(channel, payload.clone())
                 {
                     member.is_gone.store(true, Ordering::Relaxed);
                 }
@@ -57,7 +59,7 @@ impl MemoryBus {
 
     pub(super) fn subscribe(&self, channel: &str) {
         lock(&self.member.desired).insert(channel.to_owned());
-        self.member.inbox.subscribed(channel);
+        self.member.received.subscribed(channel);
     }
 
     pub(super) fn unsubscribe(&self, channel: &str) {

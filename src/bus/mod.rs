@@ -17,18 +17,18 @@
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
 //! `redis+cluster://…`. One conformance suite (`tests/bus_conformance.rs`) runs against all.
 
-mod inbox;
 mod memory;
 pub mod message;
 mod notifier;
+mod receive_queue;
 mod redis;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use inbox::BusEvents;
 pub use notifier::Notifier;
+pub use receive_queue::BusEvents;
 
 use crate::redis::{OutageReport, is_redis};
 

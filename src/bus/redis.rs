@@ -11,7 +11,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::inbox::{BusEvents, Inbox, inbox};
+use super::receive_queue::{BusEvents, ReceiveQueue, receive_queue};
 use super::{BusError, BusLimits};
 use crate::redis::{Backoff, Failure, Links, Listening, OutageReport, RedisServers, Timing, Topology};
 
@@ -58,10 +58,10 @@ impl RedisBus {
         let timing = Timing { deadline, every: ping_every, max_backoff };
         let servers = RedisServers::from_url(url, timing, "bus")
             .map_err(|failure| BusError(format!("the Redis URL: {failure}")))?;
-        let (inbox, events) = inbox(limits);
+        let (received, events) = receive_queue(limits);
         let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
         let desired = Arc::new(DesiredSubscriptions::default());
-        let subscriber = Subscriber { servers: servers.clone(), verbs, desired: desired.clone(), inbox };
+        let subscriber = Subscriber { servers: servers.clone(), verbs, desired: desired.clone(), received };
         tokio::spawn(subscriber.run());
         let links = Links::new(servers.clone());
         Ok((Self { servers, verbs, links, desired }, events))
@@ -119,7 +119,7 @@ struct Subscriber {
     servers: RedisServers,
     verbs: &'static Verbs,
     desired: Arc<DesiredSubscriptions>,
-    inbox: Inbox,
+    received: ReceiveQueue,
 }
 
 /// Channels that were unsubscribed on purpose and not yet confirmed so.
@@ -128,10 +128,10 @@ type Unsubscribing = Arc<Mutex<HashSet<String>>>;
 impl Subscriber {
     async fn run(self) {
         let mut backoff = Backoff::up_to(self.servers.timing().max_backoff);
-        while self.inbox.has_reader() {
+        while self.received.has_reader() {
             let failure = match self.listen().await {
                 Ok(failure) => {
-                    self.inbox.gap();
+                    self.received.gap();
                     backoff.reset();
                     failure
                 }
@@ -144,7 +144,7 @@ impl Subscriber {
             tracing::debug!(%failure, "nothing comes from the bus for now");
             tokio::select! {
                 () = sleep(backoff.pause()) => {}
-                () = self.inbox.reader_gone() => return,
+                () = self.received.reader_gone() => return,
             }
         }
     }
@@ -152,8 +152,10 @@ impl Subscriber {
     /// Listens until something breaks, and returns what; an error if the desired channels were never subscribed.
     async fn listen(&self) -> Result<Failure, Failure> {
         let unsubscribing = Unsubscribing::default();
-        let (servers, inbox, expected) = (self.servers.clone(), self.inbox.clone(), unsubscribing.clone());
-        let listening = self.servers.listen(move |push| receive(&servers, &inbox, &expected, push)).await?;
+        let (servers, received, expected) =
+            (self.servers.clone(), self.received.clone(), unsubscribing.clone());
+        let listening =
+            self.servers.listen(move |push| receive(&servers, &received, &expected, push)).await?;
         // Slots that no channel of this node is in may move: resharding moves thousands of them.
         let ended = listening.ended(|old, new| {
             let names = lock(&self.desired.channels);
@@ -169,11 +171,11 @@ impl Subscriber {
             let failure = match self.reconcile(&listening, &unsubscribing, &mut subscribed).await {
                 Ok(()) => {
                     if !std::mem::replace(&mut is_up, true) {
-                        self.inbox.restored();
+                        self.received.restored();
                     }
                     tokio::select! {
                         () = self.desired.changed.notified() => continue,
-                        () = self.inbox.reader_gone() => Failure("the reader is gone".into()),
+                        () = self.received.reader_gone() => Failure("the reader is gone".into()),
                         failure = &mut ended => failure,
                     }
                 }
@@ -201,7 +203,7 @@ impl Subscriber {
         self.command_each(listening, self.verbs.unsubscribe, &old, |_| ()).await?;
         old.iter().for_each(|channel| _ = subscribed.remove(channel));
         self.command_each(listening, self.verbs.subscribe, &new, |channel| {
-            _ = self.inbox.subscribed(channel)
+            _ = self.received.subscribed(channel)
         })
         .await?;
         subscribed.extend(new);
@@ -248,7 +250,12 @@ impl Subscriber {
 }
 
 /// Takes what came over a connection. Must not wait. False if the connections are of no use any more.
-fn receive(servers: &RedisServers, inbox: &Inbox, unsubscribing: &Unsubscribing, push: PushInfo) -> bool {
+fn receive(
+    servers: &RedisServers,
+    received: &ReceiveQueue,
+    unsubscribing: &Unsubscribing,
+    push: PushInfo,
+) -> bool {
     let mut data = push.data.into_iter();
     let name = match data.next() {
         Some(Value::BulkString(name)) => String::from_utf8(name).ok(),
@@ -258,7 +265,7 @@ fn receive(servers: &RedisServers, inbox: &Inbox, unsubscribing: &Unsubscribing,
     match push.kind {
         PushKind::Message | PushKind::SMessage => {
             if let (Some(channel), Some(Value::BulkString(payload))) = (channel, data.next()) {
-                inbox.message(channel, Bytes::from(payload));
+                received.message(channel, Bytes::from(payload));
                 true
             } else {
                 metrics::counter!("carillon_bus_undecodable_total").increment(1);

@@ -12,7 +12,7 @@ use super::{BusEvent, BusLimits};
 
 /// Where a connection puts what it receives. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Inbox {
+pub(super) struct ReceiveQueue {
     events: mpsc::Sender<BusEvent>,
     budget: ByteBudget,
     /// A gap that waits until the queue takes it.
@@ -74,15 +74,15 @@ impl ByteBudget {
 }
 
 /// A queue for so many events and bytes of messages.
-pub(super) fn inbox(limits: &BusLimits) -> (Inbox, BusEvents) {
+pub(super) fn receive_queue(limits: &BusLimits) -> (ReceiveQueue, BusEvents) {
     let (events, queue) = mpsc::channel(limits.queue.max(4));
     let budget =
         ByteBudget { free: Arc::new(Semaphore::new(limits.queue_bytes as usize)), all: limits.queue_bytes };
     let reader = BusEvents { queue, budget: budget.clone() };
-    (Inbox { events, budget, gap_pending: Arc::default(), is_up: Arc::default() }, reader)
+    (ReceiveQueue { events, budget, gap_pending: Arc::default(), is_up: Arc::default() }, reader)
 }
 
-impl Inbox {
+impl ReceiveQueue {
     /// A message came. False once the reader is gone.
     pub(super) fn message(&self, channel: &str, payload: Bytes) -> bool {
         self.put(BusEvent::Message { channel: channel.to_owned(), payload })
