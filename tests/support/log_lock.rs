@@ -5,7 +5,8 @@ use sqlx::Connection as _;
 /// The line that makes positions become visible in the order in which they are drawn.
 const LOCK: &str = "perform pg_advisory_xact_lock(7163384699738779502);";
 
-/// The append as it is, with a commit that takes a moment; without the lock, if so asked.
+/// The append as it is, but one in ten takes a moment to commit, long enough for others to overtake it; without the lock,
+/// if so asked.
 pub async fn slow_commits(url: &str, with_lock: bool) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
     let definition: String =
@@ -15,7 +16,7 @@ pub async fn slow_commits(url: &str, with_lock: bool) {
             .unwrap();
     let end = definition.rfind("end\n").unwrap();
     let (body, rest) = definition.split_at(end);
-    let mut slowed = format!("{body}perform pg_sleep(random() * 0.005);\n{rest}");
+    let mut slowed = format!("{body}perform pg_sleep(case when random() < 0.1 then 0.03 else 0 end);\n{rest}");
     if !with_lock {
         assert_eq!(slowed.matches(LOCK).count(), 1);
         slowed = slowed.replace(LOCK, "");
