@@ -273,7 +273,8 @@ impl Run {
             self.clients.push(Client::start(options, &self.ledger));
         }
         let all = async || self.clients.iter().all(Client::has_begun);
-        wait_until(DEADLINE, "all streams begin", all).await;
+        // Thousands of sign-ins of a debug build, maybe beside other load.
+        wait_until(DEADLINE * 3, "all streams begin", all).await;
     }
 
     /// Publishes one event to everyone and waits for its acknowledgement.
