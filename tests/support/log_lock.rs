@@ -16,7 +16,8 @@ pub async fn slow_commits(url: &str, with_lock: bool) {
             .unwrap();
     let end = definition.rfind("end\n").unwrap();
     let (body, rest) = definition.split_at(end);
-    let mut slowed = format!("{body}perform pg_sleep(case when random() < 0.1 then 0.03 else 0 end);\n{rest}");
+    let mut slowed =
+        format!("{body}perform pg_sleep(case when random() < 0.1 then 0.03 else 0 end);\n{rest}");
     if !with_lock {
         assert_eq!(slowed.matches(LOCK).count(), 1);
         slowed = slowed.replace(LOCK, "");
