@@ -289,7 +289,7 @@ fn follow(bus: &Bus, interest: &Interest) {
     if wanted { bus.subscribe(&channel) } else { bus.unsubscribe(&channel) }
 }
 
-/// A task of a node that ends before it is told to would leave a node that looks alive and delivers nothing.
+/// Stops the node when one of its tasks ends early: it would look alive and deliver nothing.
 async fn supervise(stop: CancellationToken, mut tasks: JoinSet<()>) {
     tokio::select! {
         () = stop.cancelled() => {}

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
-/// A URL as it was given. `Display` and `Debug` leave its password out; [`Self::reveal`] is for whoever connects.
+/// A URL as it was given. `Display` and `Debug` leave its password out; [`Self::reveal`] is for the code that connects.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 

@@ -1,4 +1,4 @@
-//! The error that a server sends to whoever connects, before it closes the connection.
+//! The error that a server sends to a new connection before it closes it.
 
 use std::time::Duration;
 

@@ -29,8 +29,8 @@ impl QuorumQuery {
         Self { deadline, connections: Mutex::default() }
     }
 
-    /// The answers of all servers; or of a majority and whoever else answers within [`STRAGGLERS`]; or of whoever
-    /// answered within the deadline. If nobody did: why the last one failed.
+    /// The answers of all servers; or of a majority and those that follow within [`STRAGGLERS`]; or of those that
+    /// answered within the deadline. If none did: why the last one failed.
     pub(super) async fn ask<T: FromRedisValue>(
         &self,
         servers: &[ConnectionInfo],

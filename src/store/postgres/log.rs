@@ -167,7 +167,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// What was appended, from the one row that tells of all.
+/// What was appended, from the one row that describes all events.
 fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
     let created_at: Millis = row.try_get("committed_at")?;
     let positions: Vec<Option<Position>> = row.try_get("positions")?;
@@ -184,7 +184,7 @@ fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
         .collect();
     if outcomes.len() != events.len() {
         let (given, got) = (events.len(), outcomes.len());
-        return Err(sqlx::Error::Decode(format!("appended {given} events, told of {got}").into()));
+        return Err(sqlx::Error::Decode(format!("appended {given} events, the answer has {got}").into()));
     }
     if let Some(places) = row.try_get::<Option<Vec<i32>>, _>("repeats")? {
         let positions: Vec<Position> = row.try_get("first_positions")?;

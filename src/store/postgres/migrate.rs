@@ -17,7 +17,7 @@ use crate::store::{FORMS, Migrated, Result, Schema, StoreError};
 
 /// How long a migration may take, indexes of large tables included, or wait for another node that migrates.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3_600);
-/// How long a statement waits for a lock on a table. Whoever comes after it waits as long.
+/// How long a statement waits for a lock on a table. Statements that come after it wait as long.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a statement that did not get its lock is tried again.
 const TRIES: u32 = 100;
