@@ -232,6 +232,7 @@ impl Parts {
             hub: self.hub.clone(),
             store: self.store.clone(),
             presence: self.presence.clone(),
+            accounts: accounts.clone(),
             progress: self.progress,
             epoch: self.epoch,
             writer: self.writer,

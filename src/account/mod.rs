@@ -45,7 +45,7 @@ impl FromStr for Role {
 }
 
 /// A person or program that may sign in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The store's number.
     pub id: UserId,
@@ -105,7 +105,7 @@ impl FromStr for Scope {
 }
 
 /// An API token, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The store's number.
     pub id: i64,
@@ -124,7 +124,7 @@ pub struct Token {
 }
 
 /// A signed-in browser.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// What it is called where it is shown; unlike the secret, it permits nothing.
     pub id: Uuid,

@@ -1,12 +1,11 @@
 //! Ends on this node what was ended anywhere: by a node whose notice was lost, on the command line, in the database.
 //!
-//! A task of its own rather than part of the head poll, at the same pace: taking answers out of the cache may wait for
-//! Redis, and the log's head may not.
+//! A task of its own at the head poll's pace: the log's head does not wait for a second query.
 
 use std::sync::Arc;
 
 use super::hub::Hub;
-use crate::account::Ending;
+use crate::account::{Credential, Ending};
 use crate::identity::{Accounts, CACHED_FOR};
 use crate::store::{Store, StoreError};
 
@@ -39,16 +38,14 @@ impl Endings {
     async fn read_on(&mut self) -> Result<(), StoreError> {
         let mut last = match self.last {
             Some(last) => last,
-            // The cache may hold answers from before this node began, given by others or by the one it replaces.
+            // The first requests may have been answered before this.
             None => self.store.last_ending_before(CACHED_FOR).await?,
         };
         loop {
             let (endings, next) = self.store.endings_since(last, PAGE).await?;
-            // First the cache: a stream that ends comes back at once, and must then be refused.
-            self.accounts.forget_ended(&endings).await;
             if !endings.is_empty() {
                 let credentials: Vec<_> = endings.iter().map(Ending::credential).collect();
-                self.hub.end(&credentials);
+                end(&self.accounts, &self.hub, &credentials);
             }
             last = next;
             self.last = Some(last);
@@ -57,4 +54,10 @@ impl Endings {
             }
         }
     }
+}
+
+/// Ends here what was ended. First the cache: a stream that ends comes back at once, and must then be refused.
+pub fn end(accounts: &Accounts, hub: &Hub, ended: &[Credential]) {
+    accounts.forget(ended);
+    hub.end(ended);
 }

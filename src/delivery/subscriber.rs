@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::Progress;
+use super::endings;
 use super::frame::{Delivery, ServerEvent};
 use super::hub::{Hub, HubGuard};
 use super::presence::{Presence, RemoteChange};
@@ -17,6 +18,7 @@ use crate::bus::message::{Message, MessageWriter, Notice, Received, Unreadable};
 use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Audience, Epoch, Position};
 use crate::failpoint::is_armed;
+use crate::identity::Accounts;
 use crate::store::{LogState, Store, StoreError};
 
 /// How often a sequencer that waits gets the time.
@@ -40,6 +42,8 @@ pub struct Feed {
     pub store: Store,
     /// Where notices of presence go.
     pub presence: Arc<Presence>,
+    /// What forgets the sessions and tokens that notices say have ended.
+    pub accounts: Accounts,
     /// How far this node is.
     pub progress: Arc<Progress>,
     /// The history in force, for those who announce.
@@ -211,7 +215,7 @@ impl Subscriber {
                 guard.retract(&audience, position);
                 guard.notify(&audience, ServerEvent::retract(position));
             }
-            Notice::Ended(credentials) => hub.end(&credentials),
+            Notice::Ended(credentials) => endings::end(&self.feed.accounts, hub, &credentials),
             Notice::Presence { topic, joined, left } => {
                 self.feed.presence.remote_change(RemoteChange { topic, node: sender, joined, left });
             }

@@ -1,5 +1,6 @@
 //! Accounts: passwords, sessions and tokens. Secrets are random, handed out once and kept only as hashes.
 
+mod credential_cache;
 pub mod topic_rules;
 
 use std::sync::Arc;
@@ -10,15 +11,12 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use rand::RngExt as _;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use self::credential_cache::CredentialCache;
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
 use crate::bus::Notifier;
 use crate::event::name::check_name;
@@ -30,8 +28,8 @@ use crate::ttl::{RateDecision, Ttl};
 pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// How long a remembered session lasts.
 pub const REMEMBERED_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// The cache's lifetime: how long an answer about a session or token is kept. It is the longest delay of a revocation
-/// whose ending no node could read; a stream that was opened by such an answer ends at the next check after that. The
+/// How long a node keeps what the store answered about a session or token. It is the longest delay of a revocation whose
+/// ending the node could not read; a stream that was opened by such an answer ends at the next check after that. The
 /// two together stay below 30 s.
 pub const CACHED_FOR: Duration = Duration::from_secs(15);
 /// The longest password, in bytes: hashing costs time for each.
@@ -47,8 +45,6 @@ const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
 const CONCURRENT_NOTES: usize = 4;
 /// The most characters kept of what a browser calls itself.
 const MAX_USER_AGENT: usize = 256;
-/// How many keys are removed from the cache at once.
-const CONCURRENT_REMOVALS: usize = 16;
 /// The most names that one user may have had: every request's identity carries them.
 const MAX_NAMES: usize = 32;
 /// What every token begins with, so that a leaked one is recognised.
@@ -109,17 +105,20 @@ impl Identity {
 #[derive(Clone)]
 pub struct Accounts {
     store: Store,
+    /// Limits on attempts to sign in.
     ttl: Ttl,
     notifier: Notifier,
+    cache: CredentialCache,
     hashing: Arc<Semaphore>,
     noting: Arc<Semaphore>,
 }
 
 impl Accounts {
-    /// Accounts kept in `store`, with answers cached in `ttl`. What ends is written, then sent by `notifier`.
+    /// Accounts kept in `store`, with attempts to sign in limited in `ttl`. What ends is written, then sent by `notifier`.
     pub fn new(store: Store, ttl: Ttl, notifier: Notifier) -> Self {
         let hashing = Arc::new(Semaphore::new(CONCURRENT_HASHES));
-        Self { store, ttl, notifier, hashing, noting: Arc::new(Semaphore::new(CONCURRENT_NOTES)) }
+        let noting = Arc::new(Semaphore::new(CONCURRENT_NOTES));
+        Self { store, ttl, notifier, cache: CredentialCache::new(), hashing, noting }
     }
 
     /// Adds a user.
@@ -230,25 +229,15 @@ impl Accounts {
 
     /// These have ended: nothing is to be cached of them, and their streams end. Gives how many there are.
     async fn ended(&self, endings: Vec<Ending>) -> usize {
-        self.forget_ended(&endings).await;
         let credentials: Vec<_> = endings.iter().map(Ending::credential).collect();
+        self.forget(&credentials);
         self.notifier.notify_ended(&credentials).await;
-        endings.len()
+        credentials.len()
     }
 
-    /// Takes what is cached of these out of the cache. What cannot be taken out ends there by itself within
-    /// [`CACHED_FOR`].
-    pub async fn forget_ended(&self, endings: &[Ending]) {
-        let key = |ending: &Ending| match ending.token {
-            Some(_) => token_key(&ending.secret),
-            None => session_key(&ending.secret),
-        };
-        let removals: Vec<_> =
-            endings.iter().map(key).map(|key| async move { self.ttl.remove(&key).await }).collect();
-        let outcomes: Vec<_> = stream::iter(removals).buffer_unordered(CONCURRENT_REMOVALS).collect().await;
-        if let Some(error) = outcomes.into_iter().find_map(Result::err) {
-            tracing::warn!(%error, "sessions or tokens that have ended may work for some seconds more");
-        }
+    /// Takes what is cached of these out of this node's cache.
+    pub fn forget(&self, ended: &[Credential]) {
+        self.cache.forget(ended);
     }
 
     /// Who holds this session, if it has not ended.
@@ -256,18 +245,17 @@ impl Accounts {
         let hash = hash_secret(secret);
         let ask = async {
             let session = self.store.session_by_secret(&hash).await?;
-            if let Some(session) = &session {
-                self.note_use(session, hash);
-            }
-            Ok(session)
+            Ok(session.map(|session| {
+                self.note_use(&session, hash);
+                Identity {
+                    user: session.user,
+                    credential: Credential::Session(hash),
+                    scopes: None,
+                    session: Some(session.id),
+                }
+            }))
         };
-        let session: Option<Session> = self.cached(&session_key(&hash), ask).await?;
-        Ok(session.map(|session| Identity {
-            user: session.user,
-            credential: Credential::Session(hash),
-            scopes: None,
-            session: Some(session.id),
-        }))
+        self.cached(hash, ask).await
     }
 
     /// Notes that a session is in use, now and then, without the request waiting for it.
@@ -311,31 +299,31 @@ impl Accounts {
     /// Whose token this is, if it is valid.
     pub async fn by_token(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
         let hash = hash_secret(secret);
-        let token: Option<Token> = self.cached(&token_key(&hash), self.store.token_by_secret(&hash)).await?;
-        Ok(token.map(|token| Identity {
-            user: token.user,
-            credential: Credential::Token(token.id),
-            scopes: Some(token.scopes),
-            session: None,
-        }))
+        let ask = async {
+            let token = self.store.token_by_secret(&hash).await?;
+            Ok(token.map(|token| Identity {
+                user: token.user,
+                credential: Credential::Token(token.id),
+                scopes: Some(token.scopes),
+                session: None,
+            }))
+        };
+        self.cached(hash, ask).await
     }
 
-    /// Asks the cache, then the store; what the store found is cached for a short while.
-    async fn cached<T: Serialize + DeserializeOwned>(
+    /// Asks the cache, then the store; whom the store found is cached for a short while.
+    async fn cached(
         &self,
-        key: &str,
-        ask: impl Future<Output = Result<Option<T>, StoreError>>,
-    ) -> Result<Option<T>, StoreError> {
-        if let Ok(Some(bytes)) = self.ttl.get(key).await
-            && let Ok(found) = serde_json::from_slice(&bytes)
-        {
-            return Ok(Some(found));
+        secret: SecretHash,
+        ask: impl Future<Output = Result<Option<Identity>, StoreError>>,
+    ) -> Result<Option<Identity>, StoreError> {
+        if let Some(identity) = self.cache.get(&secret) {
+            return Ok(Some(identity));
         }
+        let asked = self.cache.asking();
         let found = ask.await?;
-        if let Some(Ok(bytes)) = found.as_ref().map(serde_json::to_vec)
-            && let Err(error) = self.ttl.put(key, &bytes, CACHED_FOR).await
-        {
-            tracing::debug!(%error, "an answer could not be cached");
+        if let Some(identity) = &found {
+            self.cache.put(secret, identity, asked);
         }
         Ok(found)
     }
@@ -392,14 +380,6 @@ pub fn random_secret() -> String {
 /// The form in which a secret is kept. Plain SHA-256 is enough: secrets are random, not chosen by people.
 pub fn hash_secret(secret: &str) -> SecretHash {
     Sha256::digest(secret.as_bytes()).into()
-}
-
-fn session_key(secret: &SecretHash) -> String {
-    format!("session:{}", hex(secret))
-}
-
-fn token_key(secret: &SecretHash) -> String {
-    format!("token:{}", hex(secret))
 }
 
 /// Bytes as lowercase hexadecimal digits.
