@@ -113,6 +113,8 @@ async fn relay(listener: TcpListener, port: u16, to: String, cut: watch::Receive
             let is_cut = |cut: &Option<String>| cut.as_ref().is_some_and(|id| [&from, &to].contains(&id));
             let mut two = TcpStream::connect(("127.0.0.1", port)).await?;
             tokio::select! {
+                // The cut first: who connects after it must not get a single message through.
+                biased;
                 _ = cut.wait_for(is_cut) => {}
                 () = async {
                     if two.write_all(&header).await.is_ok() {

@@ -10,6 +10,7 @@ use crate::client::Pace;
 use crate::ledger::Outcome;
 use crate::proxy::{Direction, Ending, Moment, Times, contains};
 use crate::run::{Plan, Run};
+use crate::support::{DEADLINE, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashed_and_restarted() {
@@ -162,8 +163,8 @@ async fn a_slow_way_there() {
     let begun = run.now();
     run.world.to_postgres[0].faults.delay(Duration::from_millis(150));
     run.calm(6.0).await;
-    let slow = run.count_attempts(|attempt| attempt.ended - attempt.sent >= Duration::from_millis(300));
-    assert!(slow >= 5, "only {slow} appends took the slow way");
+    let slow = || run.count_attempts(|attempt| attempt.ended - attempt.sent >= Duration::from_millis(300));
+    wait_until(DEADLINE, "five appends took the slow way", async || slow() >= 5).await;
     run.fault("300 ms between node 0 and Postgres", begun);
     run.finish().await.assert_untouched();
 }
