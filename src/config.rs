@@ -5,8 +5,8 @@
 
 mod file;
 mod kind;
+mod origins;
 mod secret_url;
-mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,8 +20,8 @@ use crate::identity::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRul
 use crate::node::NodeLimits;
 use crate::store::{Store, StoreError, StoreLimits};
 pub use file::{ConfigFile, FileError};
+pub use origins::{Origin, Setting, quoted, settings};
 pub use secret_url::SecretUrl;
-pub use settings::{Origin, Setting, quoted, settings};
 
 /// The key of the rules for topics, which are tables in the file.
 pub const TOPIC_RULES: &str = "topic_rules";

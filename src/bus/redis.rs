@@ -1,5 +1,6 @@
 //! The bus over Redis pub/sub, of one server, behind Sentinel, or sharded over a Redis Cluster: connections that
-//! publish and connections that listen, each rebuilt when it breaks and after a failover.
+//! publish and connections that listen, each rebuilt when it breaks and after a failover. What may have been missed
+//! meanwhile is reported as a gap, and that they are back as restored; the subscriber then asks the store.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

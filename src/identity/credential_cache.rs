@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn a_session_is_forgotten_by_its_secret_and_a_token_by_its_id() {
         let cache = CredentialCache::new();
-        for (secret, credential) in [([1; 32], Credential::Session([1; 32])), ([2; 32], Credential::Token(7))] {
+        for (secret, credential) in [([1; 32], Credential::Session([1; 32])), ([2; 32], Credential::Token(7))]
+        {
             cache.put(secret, &identity(credential), cache.asking());
             assert_eq!(cache.get(&secret).map(|identity| identity.credential), Some(credential));
             cache.forget(&[Credential::Token(8), Credential::Session([9; 32])]);

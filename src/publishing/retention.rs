@@ -1,4 +1,4 @@
-//! Removing events that are older than they are to be kept.
+//! Removing events that are older than they are to be kept: `--retention-days` of [`crate::config`].
 
 use std::time::Duration;
 

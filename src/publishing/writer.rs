@@ -1,4 +1,5 @@
-//! The writer: one task of a node appends what its publishers hand in.
+//! The writer: one task of a node appends what its publishers hand in. An append that has returned is on disk (the
+//! contract of [`crate::store`]): only then are its publishers acknowledged, and after that it is announced.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
