@@ -189,7 +189,7 @@ pub struct ServeArgs {
     /// Seconds, at least 5, for which users of a node that was killed still count as present
     #[arg(long, env = "CARILLON_PRESENCE_SECONDS", default_value_t = 15, value_parser = seconds(5))]
     pub presence_seconds: u64,
-    /// Seconds over which streams are closed when the node is told to stop
+    /// Seconds over which streams are closed when the node is asked to stop
     #[arg(long, env = "CARILLON_DRAIN_SECONDS", default_value_t = 10, value_parser = seconds(0))]
     pub drain_seconds: u64,
 }

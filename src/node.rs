@@ -50,8 +50,8 @@ pub struct NodeLimits {
     pub poll_degraded: Duration,
     /// How often sessions and tokens behind open streams are checked in the store; at most 30 s.
     pub recheck_every: Duration,
-    /// The node's heartbeat through the bus; not back for five of these, the node is not ready.
-    pub heartbeat_every: Duration,
+    /// How often the node sends its bus heartbeat; if none is back for five of these, the node is not ready.
+    pub bus_heartbeat_every: Duration,
     /// How long events are kept.
     pub retention: Duration,
     /// How often old events are removed.
@@ -74,7 +74,7 @@ impl Default for NodeLimits {
             poll_every: Duration::from_secs(1),
             poll_degraded: Duration::from_millis(100),
             recheck_every: Duration::from_secs(10),
-            heartbeat_every: Duration::from_secs(1),
+            bus_heartbeat_every: Duration::from_secs(1),
             retention: Duration::from_secs(30 * 86_400),
             retention_every: Duration::from_secs(60),
             presence_lifetime: Duration::from_secs(15),
@@ -207,7 +207,7 @@ impl Parts {
             self.progress.clone(),
             self.bus.clone(),
             self.ttl.clone(),
-            limits.heartbeat_every,
+            limits.bus_heartbeat_every,
             self.stop.clone(),
         );
         let readiness = Arc::new(readiness);
@@ -264,7 +264,7 @@ impl Parts {
     /// What is done by the clock.
     fn spawn_timers(&self, tasks: &mut JoinSet<()>, status: &Arc<Status>, limits: &NodeLimits) {
         let (bus, writer, progress) = (self.bus.clone(), self.writer.clone(), self.progress.clone());
-        every!(tasks, limits.heartbeat_every, send_bus_heartbeat(&bus, &writer, &progress).await);
+        every!(tasks, limits.bus_heartbeat_every, send_bus_heartbeat(&bus, &writer, &progress).await);
         let (hub, store) = (self.hub.clone(), self.store.clone());
         let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
         let (rechecking, noting) = (sweep.clone(), sweep.clone());

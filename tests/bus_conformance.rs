@@ -42,7 +42,7 @@ suite!(
     only_subscribed_channels_are_heard,
     any_bytes_pass_unchanged,
     thousands_of_channels_are_subscribed,
-    an_overrun_is_a_gap_that_is_told,
+    an_overrun_is_a_gap_that_is_reported,
     a_member_that_left_disturbs_nobody,
 );
 
@@ -130,7 +130,7 @@ async fn thousands_of_channels_are_subscribed(url: &str) {
     }
 }
 
-async fn an_overrun_is_a_gap_that_is_told(url: &str) {
+async fn an_overrun_is_a_gap_that_is_reported(url: &str) {
     overrun(url, BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() }).await;
     overrun(url, BusLimits { queue_bytes: 64, deadline: DEADLINE, ..BusLimits::default() }).await;
 }
@@ -181,7 +181,7 @@ async fn a_member_that_left_disturbs_nobody(url: &str) {
 }
 
 #[tokio::test]
-async fn urls_that_cannot_be_used_are_refused_without_telling_the_password() {
+async fn urls_that_cannot_be_used_are_refused_without_revealing_the_password() {
     for url in ["", "http://localhost", "redis://:secret@localhost:99999", "redis://:secret@localhost/x"] {
         let refused = Bus::open(url, &BusLimits::default()).map(|_| ()).unwrap_err();
         assert!(!format!("{refused} {refused:?}").contains("secret"), "{refused}");
@@ -281,7 +281,7 @@ async fn a_full_output_buffer_is_a_gap() {
     let messages = vec![("channel".to_owned(), large); 200];
     sender.bus.publish(&messages).await.unwrap();
     member.until(&BusEvent::Gap).await;
-    // Back in the middle of it, it may have been dropped again: more than one gap may be told.
+    // Back in the middle of it, it may have been dropped again: more than one gap may be reported.
     let again = BusEvent::Message { channel: "channel".into(), payload: "again".into() };
     let begun = Instant::now();
     loop {

@@ -113,9 +113,9 @@ async fn a_users_channel_is_subscribed_only_where_the_user_is() {
     wait_until(DEADLINE, "no node listens for alice", || subscribers("0")).await;
 }
 
-/// Whichever node a balancer chose, it tells of all; who was killed or has left is soon told of no more.
+/// Every node reports all nodes; one that was killed or has left is soon reported no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_node_tells_how_all_are() {
+async fn each_node_reports_the_status_of_all() {
     let mut cluster = Cluster::start().await;
     cluster.people.add("root", Role::Admin).await;
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
@@ -129,8 +129,8 @@ async fn each_node_tells_how_all_are() {
         assert_eq!(answer.status(), 200);
         answer.json().await.unwrap()
     };
-    // What is told of the nodes at these addresses, if all are told of and no other is.
-    let told = async |by: &str, of: &[&str]| -> Option<Vec<Value>> {
+    // What the node reports of the nodes at these addresses, if it reports all of them and no other.
+    let reported = async |by: &str, of: &[&str]| -> Option<Vec<Value>> {
         let cluster = ask(by).await;
         let address = |node: &Value| format!("http://{}", node["address"].as_str().unwrap());
         let nodes = cluster["nodes"].as_array().unwrap();
@@ -142,8 +142,8 @@ async fn each_node_tells_how_all_are() {
     let all: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let _listener = Listener::start(&cluster.from(2), &cluster.alice, "").await;
     for by in &all {
-        wait_until(DEADLINE, "the listener on the third node is told of by all", async || {
-            let nodes = told(by, &all).await;
+        wait_until(DEADLINE, "all nodes report the listener on the third node", async || {
+            let nodes = reported(by, &all).await;
             nodes.is_some_and(|nodes| {
                 nodes.iter().map(|node| &node["listeners"]).eq([&json!(0), &json!(0), &json!(1)])
                     && nodes.iter().all(|node| node["reasons"] == json!([]))
@@ -152,19 +152,20 @@ async fn each_node_tells_how_all_are() {
         .await;
     }
     cluster.nodes[2].kill();
-    wait_until(DEADLINE, "the killed node is gone", async || told(all[0], &all[..2]).await.is_some()).await;
+    wait_until(DEADLINE, "the killed node is gone", async || reported(all[0], &all[..2]).await.is_some())
+        .await;
 
     let watch = client.get(format!("{}/api/v1/cluster/stream", all[1])).header("cookie", &cookie);
     let watching = watch.send().await.unwrap();
-    // One that is told to stop leaves by itself, before its status would expire: that takes ten seconds.
+    // A node that is asked to stop leaves by itself, before its status would expire: that takes ten seconds.
     assert!(cluster.nodes[1].terminate());
     let left_at = Instant::now();
-    wait_until(DEADLINE, "the other has left", async || told(all[0], &all[..1]).await.is_some()).await;
+    wait_until(DEADLINE, "the other has left", async || reported(all[0], &all[..1]).await.is_some()).await;
     assert!(left_at.elapsed().as_secs() < 9, "it left when it ended");
     let watched = watching.text().await.expect("the stream ended as it should");
     assert!(watched.contains("event: carillon.nodes"), "{watched}");
 
-    // Without the keys it tells of itself, and that there may be others.
+    // Without the keys a node reports itself, and that there may be others.
     cluster.redis.kill();
     wait_until(DEADLINE, "the others are unknown", async || ask(all[0]).await["complete"] == false).await;
     let alone = ask(all[0]).await;

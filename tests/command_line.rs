@@ -189,15 +189,15 @@ async fn a_token_revoked_on_the_command_line_ends_its_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tail_begins_with_what_was_said_and_tells_who_is_there() {
+async fn tail_begins_with_what_was_said_and_reports_who_is_there() {
     let place = Place::new().await;
     for number in ["1", "2", "3"] {
         place.publish(&["--type", "said", "--to", "topic:chat/room", number]).succeeds().await;
     }
     let tail =
         place.tail(&["--topic", "chat/room", "--history", "2", "--presence", "--count", "3", "--json"]).await;
-    let is_told = async || tail.errors().contains("chat/room: here are alice\n");
-    wait_until(DEADLINE, "who is there is told", is_told).await;
+    let is_reported = async || tail.errors().contains("chat/room: here are alice\n");
+    wait_until(DEADLINE, "who is there is reported", is_reported).await;
     place.publish(&["--type", "said", "--to", "topic:chat/room", "4"]).succeeds().await;
     assert_eq!(numbers(&tail.succeeds().await), [2, 3, 4]);
 }
@@ -323,7 +323,7 @@ async fn the_next_server_is_tried() {
 /// What a server that is not ours heard: of each request, a header and the body.
 type Heard = Arc<Mutex<Vec<(String, String)>>>;
 
-/// Notes a request; tells how many came before it.
+/// Notes a request; returns how many came before it.
 fn note(heard: &Heard, headers: &HeaderMap, name: &str, body: &[u8]) -> usize {
     let value = headers.get(name).map_or("", |value| value.to_str().unwrap());
     let mut heard = heard.lock().unwrap();
@@ -433,7 +433,7 @@ async fn a_closed_pipe_ends_tail_quietly() {
 }
 
 #[test]
-fn a_wrong_option_is_told_in_one_line() {
+fn a_wrong_option_is_reported_in_one_line() {
     let folder = TempDir::new().unwrap();
     let store = format!("sqlite:{}", folder.path().join("carillon.sqlite").display());
     let serve = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off"];

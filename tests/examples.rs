@@ -35,7 +35,7 @@ fn script(runtime: &str, listen: &str, publish: &str) -> Example {
 /// The Rust examples, built as this test is: `cargo test --test examples` alone does not build them.
 fn rust() -> Example {
     let mut cargo = Command::new(env!("CARGO"));
-    // What cargo tells this test about itself would have the other cargo build libraries anew that look at it.
+    // With the variables that cargo sets for this test the other cargo rebuilds libraries that read them.
     for (name, _) in std::env::vars() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.starts_with(own)) {
             cargo.env_remove(name);
@@ -224,7 +224,7 @@ async fn reads_the_inbox_after_a_reset(example: &Example, reads: bool) {
     listener.has_printed(&[vec![json!(1), json!(2)], missed, vec![json!(5)]].concat()).await;
 }
 
-/// Who is not let in is told so, and does not go on asking.
+/// A client that is refused reports it, and does not go on asking.
 async fn gives_up_when_refused(example: &Example) {
     let place = Place::new().await;
     for command in [&example.listen, &example.publish] {

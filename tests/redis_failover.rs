@@ -47,7 +47,7 @@ impl Members {
         all
     }
 
-    /// That all tell a gap, then that it is over, and then hear each other on every channel.
+    /// That all report a gap, then that it is over, and then hear each other on every channel.
     async fn recover(&mut self, what: &str, channels: &[String]) {
         let mut times = (Duration::ZERO, Duration::ZERO);
         for member in &mut self.members {
@@ -131,7 +131,7 @@ async fn sentinel_master_is_frozen() {
     assert_eq!(listeners(&servers.servers[1]).await, 3);
 }
 
-/// The old master goes on serving all who are connected: nothing but the sentinels' word tells.
+/// The old master goes on serving all who are connected: only the sentinels report the new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinel_master_is_cut_off_and_goes_on() {
     let servers = RedisSentinels::start().await;
@@ -176,7 +176,7 @@ async fn sentinel_failover_closes_the_pool_of_the_old_master() {
     };
     wait_until(DEADLINE, "the pool has several connections", several).await;
     servers.isolate_first().await;
-    // Without a call: the topology alone tells.
+    // Without a call: the topology alone shows it.
     wait_until(DEADLINE, "all of them are closed", async || connections().await == 0).await;
     servers.servers[0].query::<()>(&["CONFIG", "RESETSTAT"]).await.unwrap();
     let put = async || ttl.put("key", b"new", LONG).await.is_ok();
@@ -240,7 +240,7 @@ async fn prefixes_on_each(cluster: &RedisCluster) -> Vec<String> {
     name_on_each(cluster, |number| (format!("p:{number}:"), format!("carillon:ttl:p:{number}:probe"))).await
 }
 
-/// That keys under each prefix are told of as they end.
+/// That keys under each prefix are reported as they end.
 async fn hears_expirations(
     ttl: &Ttl,
     prefixes: &[String],

@@ -132,7 +132,7 @@ impl PublishArgs {
         ];
         let given = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let event = Value::Object(Map::from_iter(given)).to_string();
-        // Checked as a node would, so that a mistake is told before anything is read or sent.
+        // Checked as a node would, so that a mistake is reported before anything is read or sent.
         let checked = RawValue::from_string(event.clone()).map_err(|e| Misconfigured(e.to_string()))?;
         Draft::read(&checked, "", usize::MAX).map_err(|invalid| wrong_option(&invalid))?;
         Ok(Some(format!("{},\"data\":", event.strip_suffix('}').unwrap_or(&event))))
@@ -181,13 +181,13 @@ struct Publisher {
 
 impl Publisher {
     /// Posts `body`, with the same key at every attempt, so that it is published once. Gives the answer's body.
-    /// `tell` hears that it does not go well.
+    /// `report` is called with the first failure.
     async fn send(
         &mut self,
         path: &str,
         key: &str,
         body: Bytes,
-        tell: impl Fn(&str),
+        report: impl Fn(&str),
     ) -> Result<Vec<u8>, Unpublished> {
         let until = Instant::now() + self.patience;
         let mut timeout = REQUEST_TIMEOUT;
@@ -202,7 +202,7 @@ impl Publisher {
                 return Err(Unpublished::GaveUp(why));
             }
             if failures == 0 {
-                tell(&format!("{why}; trying again for up to {} seconds", self.patience.as_secs()));
+                report(&format!("{why}; trying again for up to {} seconds", self.patience.as_secs()));
             }
             self.servers.advance();
             let pause = pause(failures, self.servers.count(), asked, rand::random());
@@ -294,8 +294,8 @@ impl Lines {
             // A new key for each batch, and one for all attempts at it.
             let key = Uuid::now_v7().to_string();
             let bar = self.bar.clone();
-            let tell = |line: &str| bar.suspend(|| say(line));
-            let sent = self.publisher.send("/api/v1/events/batch", &key, body, tell).await;
+            let report = |line: &str| bar.suspend(|| say(line));
+            let sent = self.publisher.send("/api/v1/events/batch", &key, body, report).await;
             let answer = sent.map_err(|error| not_published(&batch, error))?;
             check(&batch, &answer)?;
             self.events += batch.len() as u64;

@@ -25,7 +25,7 @@ use crate::identity::{Accounts, random_secret};
 use crate::node::Node;
 use crate::store::Store;
 
-/// Runs a node until it is told to stop by a signal.
+/// Runs a node until a signal asks it to stop.
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     log_to_stderr();
     let listener = server::bind(args.listen)

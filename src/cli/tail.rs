@@ -50,7 +50,7 @@ pub(super) struct TailArgs {
         value_parser = clap::value_parser!(u8).range(1..=100)
     )]
     history: Option<u8>,
-    /// Also tell, on standard error, who is on the topics, who comes and who leaves
+    /// Also print, on standard error, who is on the topics, who comes and who leaves
     #[arg(long, requires = "topics")]
     presence: bool,
     /// Go on from here instead of from now
@@ -66,7 +66,7 @@ pub(super) struct TailArgs {
     /// End after this many events
     #[arg(long)]
     count: Option<NonZeroU64>,
-    /// Also tell, on standard error, what was read elsewhere, taken back or has expired
+    /// Also print, on standard error, what was read elsewhere, taken back or has expired
     #[arg(long, short)]
     verbose: bool,
     /// Seconds of silence after which a connection counts as dead; at least three of the nodes' heartbeats
@@ -82,7 +82,7 @@ pub(super) struct TailArgs {
     client: ClientArgs,
 }
 
-/// Listens until told otherwise.
+/// Listens until enough events came or nobody reads the output.
 pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
     let mut servers = args.client.servers()?;
     let mut tail = Tail::new(args)?;
@@ -95,7 +95,7 @@ pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
         if lost.had_begun {
             failures = 0;
         }
-        tail.tell_once(&format!("{}: {}; reconnecting", servers.current(), lost.why));
+        tail.report_once(&format!("{}: {}; reconnecting", servers.current(), lost.why));
         servers.advance();
         let asked = lost.asked.unwrap_or_default().max(tail.retry);
         tokio::time::sleep(pause(failures, servers.count(), Some(asked), rand::random())).await;
@@ -128,8 +128,8 @@ struct Tail {
     seen: Recent,
     shown: u64,
     retry: Duration,
-    /// The last line about the connection: repeated failures are told once.
-    told: String,
+    /// The last line about the connection: repeated failures are reported once.
+    reported: String,
 }
 
 impl Tail {
@@ -137,13 +137,13 @@ impl Tail {
         let saved = args.cursor_file.as_deref().map(read_cursor).transpose()?.flatten().unwrap_or_default();
         let cursor = args.cursor.as_ref().map_or_else(|| saved.clone(), ToString::to_string);
         let (seen, retry) = (Recent::default(), DEFAULT_RETRY);
-        Ok(Self { args, cursor, saved, seen, shown: 0, retry, told: String::new() })
+        Ok(Self { args, cursor, saved, seen, shown: 0, retry, reported: String::new() })
     }
 
-    fn tell_once(&mut self, line: &str) {
-        if self.told != line {
+    fn report_once(&mut self, line: &str) {
+        if self.reported != line {
             say(line);
-            line.clone_into(&mut self.told);
+            line.clone_into(&mut self.reported);
         }
     }
 
@@ -209,7 +209,7 @@ impl Tail {
             let events = parser.feed(&piece).with_context(|| server.to_owned())?;
             if !had_begun && !parser.last_event_id().is_empty() {
                 had_begun = true;
-                self.tell_once(&format!("connected to {server}"));
+                self.report_once(&format!("connected to {server}"));
             }
             if let Some(retry) = parser.retry() {
                 self.retry = Duration::from_millis(retry);
@@ -336,26 +336,26 @@ fn reset(data: &str) -> String {
 /// What the stream says of who is on a topic.
 fn presence(event: &SseEvent) -> String {
     #[derive(Deserialize)]
-    struct Told {
+    struct Presence {
         topic: String,
         user: Option<String>,
         #[serde(default)]
         users: Vec<String>,
         count: Option<usize>,
     }
-    let told = match serde_json::from_str::<Told>(&event.data) {
-        Ok(Told { topic, user: Some(user), .. }) if event.event == "carillon.join" => {
+    let line = match serde_json::from_str::<Presence>(&event.data) {
+        Ok(Presence { topic, user: Some(user), .. }) if event.event == "carillon.join" => {
             format!("{topic}: {user} came")
         }
-        Ok(Told { topic, user: Some(user), .. }) => format!("{topic}: {user} left"),
-        Ok(Told { topic, users, count, .. }) => {
+        Ok(Presence { topic, user: Some(user), .. }) => format!("{topic}: {user} left"),
+        Ok(Presence { topic, users, count, .. }) => {
             let unnamed = count.unwrap_or_default().saturating_sub(users.len());
             let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
             format!("{topic}: here are {}{more}", users.join(", "))
         }
         Err(_) => format!("{} {}", event.event, event.data),
     };
-    harmless(&told)
+    harmless(&line)
 }
 
 /// The last ids: some more than [`IDS_KEPT`] would be of no use, since a stream repeats only its end.
@@ -423,18 +423,18 @@ mod tests {
     }
 
     #[test]
-    fn presence_is_told_in_words() {
-        let told = |name: &str, data: &str| {
+    fn presence_is_shown_in_words() {
+        let line = |name: &str, data: &str| {
             presence(&SseEvent { event: name.into(), data: data.into(), id: String::new() })
         };
         let crowd = r#"{"topic":"a/b","users":["alice","bob"],"count":5}"#;
-        assert_eq!(told("carillon.presence", crowd), "a/b: here are alice, bob and 3 more");
-        assert_eq!(told("carillon.join", r#"{"topic":"a/b","user":"carol"}"#), "a/b: carol came");
+        assert_eq!(line("carillon.presence", crowd), "a/b: here are alice, bob and 3 more");
+        assert_eq!(line("carillon.join", r#"{"topic":"a/b","user":"carol"}"#), "a/b: carol came");
         assert_eq!(
-            told("carillon.leave", r#"{"topic":"a/b","user":"\u001bcarol"}"#),
+            line("carillon.leave", r#"{"topic":"a/b","user":"\u001bcarol"}"#),
             "a/b: \\u001bcarol left"
         );
-        assert_eq!(told("carillon.join", "nonsense"), "carillon.join nonsense");
+        assert_eq!(line("carillon.join", "nonsense"), "carillon.join nonsense");
     }
 
     #[test]

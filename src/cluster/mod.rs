@@ -1,4 +1,4 @@
-//! What nodes tell each other of themselves, whether this one should get listeners, and how it leaves.
+//! What nodes report to each other of themselves, whether this one should get listeners, and how it leaves.
 
 mod drain;
 mod readiness;

@@ -72,7 +72,7 @@ impl Readiness {
 
     /// Whether the bus brings back this node's heartbeats.
     pub fn is_bus_ok(&self) -> bool {
-        self.progress.has_received_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
+        self.progress.has_received_bus_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
     }
 
     /// What is wrong with the server behind the bus.

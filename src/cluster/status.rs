@@ -69,7 +69,7 @@ pub struct NodeStatus {
     pub ttl_error_since: Option<String>,
     /// Whether it reached the store.
     pub store_ok: bool,
-    /// Whether it was told to stop.
+    /// Whether it was asked to stop.
     pub draining: bool,
     /// Why it should get no new listeners; empty if it may.
     pub reasons: Vec<String>,

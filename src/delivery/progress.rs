@@ -15,8 +15,8 @@ pub struct Progress {
     pub clock: Arc<Clock>,
     began: Instant,
     store_ok: AtomicBool,
-    /// Milliseconds since the node began, when its own heartbeat last came back; 0: never.
-    heartbeat_at: AtomicU64,
+    /// Milliseconds since the node began, when its own bus heartbeat last came back; 0: never.
+    bus_heartbeat_at: AtomicU64,
     lag: AtomicI64,
     /// Milliseconds since the node began, when it fell behind; 0: it is not behind.
     behind_since: AtomicU64,
@@ -29,7 +29,7 @@ impl Progress {
             clock,
             began: Instant::now(),
             store_ok: AtomicBool::new(false),
-            heartbeat_at: AtomicU64::new(0),
+            bus_heartbeat_at: AtomicU64::new(0),
             lag: AtomicI64::new(0),
             behind_since: AtomicU64::new(0),
         }
@@ -60,15 +60,15 @@ impl Progress {
         self.store_ok.load(Ordering::Relaxed)
     }
 
-    /// The bus brought back a heartbeat of this node.
-    pub fn received_heartbeat(&self) {
-        self.heartbeat_at.store(self.now().max(1), Ordering::Relaxed);
+    /// A bus heartbeat of this node came back.
+    pub fn received_bus_heartbeat(&self) {
+        self.bus_heartbeat_at.store(self.now().max(1), Ordering::Relaxed);
     }
 
-    /// Whether the bus has brought back a heartbeat in this time.
-    pub fn has_received_heartbeat_within(&self, span: Duration) -> bool {
-        let heartbeat_at = Duration::from_millis(self.heartbeat_at.load(Ordering::Relaxed));
-        !heartbeat_at.is_zero() && self.age().saturating_sub(heartbeat_at) <= span
+    /// Whether a bus heartbeat has come back in this time.
+    pub fn has_received_bus_heartbeat_within(&self, span: Duration) -> bool {
+        let bus_heartbeat_at = Duration::from_millis(self.bus_heartbeat_at.load(Ordering::Relaxed));
+        !bus_heartbeat_at.is_zero() && self.age().saturating_sub(bus_heartbeat_at) <= span
     }
 
     /// How many positions the node's listeners are behind the log's head.

@@ -165,7 +165,7 @@ impl Sequencer {
         self.not_before = now + self.limits.retry_after;
     }
 
-    /// Goes as far as possible. `concerns` tells whether an audience has a listener here. Call after any
+    /// Goes as far as possible. `concerns` says whether an audience has a listener here. Call after any
     /// input, and every few milliseconds while [`Sequencer::is_waiting`].
     pub fn advance(&mut self, now: Moment, concerns: impl Fn(&Audience) -> bool) -> Vec<Output> {
         let mut outputs = Vec::new();

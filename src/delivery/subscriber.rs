@@ -173,7 +173,7 @@ impl Subscriber {
         let now = self.now();
         let current = self.at.as_mut().filter(|(epoch, _)| of.as_ref() == Some(epoch));
         match message {
-            Message::Heartbeat(_) => self.feed.progress.received_heartbeat(),
+            Message::Heartbeat(_) => self.feed.progress.received_bus_heartbeat(),
             // Its positions are of a history that this node does not know, or not any more.
             Message::Notice(notice) if notice.has_position() && current.is_none() && of.is_some() => {
                 self.ask_soon();

@@ -26,7 +26,7 @@ pub enum Recipients {
     User(String),
     /// Several users: `{"users": ["alice", "bob"]}`.
     Users(Vec<String>),
-    /// Whoever listens to a topic: `{"topic": "room/7"}`.
+    /// The listeners of a topic: `{"topic": "room/7"}`.
     Topic(String),
 }
 

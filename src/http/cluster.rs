@@ -25,7 +25,7 @@ use crate::store::Store;
 
 /// The most streams of this kind on a node.
 const MAX_STREAMS: usize = 32;
-/// How often it is checked that whoever watches still may.
+/// How often it is checked that a watching user still may watch.
 const RECHECK_EVERY: Duration = Duration::from_secs(10);
 /// How long that may take: a store that is away is when people watch.
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(1);

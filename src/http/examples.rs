@@ -1,5 +1,6 @@
-//! What the upload example needs of a server: it takes a file, counts and hashes it, keeps nothing, and tells how far
-//! it is as events on a topic of its own. A worked example of a server that publishes, and no part of the API.
+//! What the upload example needs of a server: it takes a file, counts and hashes it, keeps nothing, and
+//! publishes its progress as events on a topic of its own. A worked example of a server that publishes, and
+//! no part of the API.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,12 +34,12 @@ const MAX_AT_ONCE: usize = 8;
 const SILENCE: Duration = Duration::from_secs(10);
 /// The least time between two words about the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// A word about the progress ends if no other follows: a node that is killed says nothing more, and "42 %" would
-/// stand for ever. Longer than the longest silence.
+/// A progress event expires if no other follows: a node that is killed publishes nothing more, and "42 %"
+/// would stand for ever. Longer than the longest silence.
 const PROGRESS_LASTS: Millis = 15_000;
-/// How long it is told how it ended.
+/// How long the last event of an upload is kept.
 const END_LASTS: Millis = 86_400_000;
-/// How often it is tried to tell how it ended, and the pause between.
+/// How many attempts are made to publish the last event, and the pause between them.
 const END_TRIES: u32 = 20;
 const END_PAUSE: Duration = Duration::from_millis(500);
 /// The longest name of a file, in bytes.
@@ -113,13 +114,14 @@ pub async fn upload(
     }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let slot = app.uploads.begin(identity.user.id, &id)?;
-    let teller = Teller { publisher: app.publisher.clone(), user: identity.user.id, topic, name };
-    // A task of its own: when the sender goes away, what waits for an answer is dropped, and nobody would tell it.
+    let reporter = Reporter { publisher: app.publisher.clone(), user: identity.user.id, topic, name };
+    // A task of its own: when the sender goes away, what waits for an answer is dropped, and nothing would
+    // publish the last event.
     let receiving = tokio::spawn(async move {
-        let end = receive(&teller, body.into_data_stream(), length).await;
-        let told = teller.tell_end(&end).await;
+        let end = receive(&reporter, body.into_data_stream(), length).await;
+        let published = reporter.report_end(&end).await;
         drop(slot);
-        told.map(|()| end)
+        published.map(|()| end)
     });
     let end = receiving.await.map_err(|_| Problem::defect())??;
     let status = match end {
@@ -164,14 +166,14 @@ impl End {
     }
 }
 
-/// Takes the file to its end and tells how far it is.
-async fn receive(teller: &Teller, mut body: BodyDataStream, length: Option<u64>) -> End {
+/// Takes the file to its end and reports its progress.
+async fn receive(reporter: &Reporter, mut body: BodyDataStream, length: Option<u64>) -> End {
     let (mut hash, mut received) = (Sha256::new(), 0_u64);
     if length.is_some_and(|length| length > MAX_BYTES) {
         return End::TooLarge;
     }
-    teller.tell_progress(received, length).await;
-    let mut told = Instant::now();
+    reporter.report_progress(received, length).await;
+    let mut reported_at = Instant::now();
     loop {
         let piece = match timeout(SILENCE, body.next()).await {
             Err(_) => return End::TimedOut { received },
@@ -184,45 +186,45 @@ async fn receive(teller: &Teller, mut body: BodyDataStream, length: Option<u64>)
             return End::TooLarge;
         }
         hash.update(&piece);
-        if told.elapsed() >= PROGRESS_EVERY {
-            teller.tell_progress(received, length).await;
-            told = Instant::now();
+        if reported_at.elapsed() >= PROGRESS_EVERY {
+            reporter.report_progress(received, length).await;
+            reported_at = Instant::now();
         }
     }
 }
 
 /// Publishes in the name of the one whose file it is.
-struct Teller {
+struct Reporter {
     publisher: Publisher,
     user: UserId,
     topic: Topic,
     name: String,
 }
 
-impl Teller {
-    /// One word of many: what cannot be published now, the next one tells.
-    async fn tell_progress(&self, received: u64, total: Option<u64>) {
+impl Reporter {
+    /// One report of many: if it cannot be published, the next one replaces it.
+    async fn report_progress(&self, received: u64, total: Option<u64>) {
         let data = json!({ "received": received, "total": total });
-        if let Err(error) = self.tell("upload.progress", data, PROGRESS_LASTS, None).await {
-            tracing::warn!(%error, "the progress of an upload was not told");
+        if let Err(error) = self.publish("upload.progress", data, PROGRESS_LASTS, None).await {
+            tracing::warn!(%error, "the progress of an upload was not published");
         }
     }
 
-    /// The last word, which nothing follows: repeated until it is told, once.
-    async fn tell_end(&self, end: &End) -> Result<(), PublishError> {
+    /// The last report, which nothing follows: tried again until it is published, once.
+    async fn report_end(&self, end: &End) -> Result<(), PublishError> {
         let key = uuid::Uuid::now_v7().to_string();
         for attempt in 1.. {
-            match self.tell(end.event_type(), end.data(), END_LASTS, Some(key.clone())).await {
+            match self.publish(end.event_type(), end.data(), END_LASTS, Some(key.clone())).await {
                 Err(PublishError::Overloaded | PublishError::Store(_)) if attempt < END_TRIES => {
                     tokio::time::sleep(END_PAUSE).await;
                 }
-                told => return told,
+                published => return published,
             }
         }
         Ok(())
     }
 
-    async fn tell(
+    async fn publish(
         &self,
         event_type: &str,
         mut data: Value,

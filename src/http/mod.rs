@@ -88,7 +88,7 @@ pub struct Services {
     pub store: Store,
     /// Who may read and write which topics.
     pub rules: TopicRules,
-    /// Tells open pages of changes.
+    /// Notifies open pages of changes.
     pub notifier: Notifier,
 }
 

@@ -46,8 +46,8 @@ pub fn bind(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
 /// How a server ends. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Ending {
-    /// From now on each answer is the last on its connection: whoever keeps it for another request would send
-    /// that into its end.
+    /// From now on each answer is the last on its connection: a client that keeps the connection
+    /// would send its next request into the end of it.
     pub draining: CancellationToken,
     /// Accept no more, and close what is idle.
     pub stop: CancellationToken,
@@ -62,7 +62,7 @@ pub struct ConnectionLimits {
     pub ack_timeout: Duration,
 }
 
-/// Serves until told to stop; then ends when the open connections have.
+/// Serves until asked to stop; then ends when the open connections have.
 pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, ending: Ending) {
     let slots = Arc::new(Semaphore::new(limits.max));
     loop {

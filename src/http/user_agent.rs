@@ -1,6 +1,6 @@
 //! What a browser is called by people, from what it calls itself.
 
-/// Words that tell a browser, the telling ones first: most name others as well.
+/// Words that identify a browser, the most specific first: most browsers name others as well.
 const BROWSERS: [(&str, &str); 9] = [
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -12,7 +12,7 @@ const BROWSERS: [(&str, &str); 9] = [
     ("Chromium/", "Chromium"),
     ("Safari/", "Safari"),
 ];
-/// Words that tell a system, as above.
+/// Words that identify a system, as above.
 const SYSTEMS: [(&str, &str); 8] = [
     ("Android", "Android"),
     ("iPhone", "iPhone"),

@@ -86,7 +86,7 @@ impl Identity {
         self.user.role >= Role::Publisher && self.may_send()
     }
 
-    /// Whether this permits publishing to whomever the user may publish to.
+    /// Whether this permits publishing to any audience that the user may publish to.
     pub fn may_send(&self) -> bool {
         self.has(Scope::Publish)
     }
@@ -200,7 +200,7 @@ impl Accounts {
         }
         let found = self.store.user_by_name(name).await?;
         let (user, hash) = found.map_or((None, unknown_user_hash()), |(user, hash)| (Some(user), hash));
-        // The same work for a name that does not exist, so that the time tells nothing.
+        // The same work for a name that does not exist, so that the time reveals nothing.
         let is_right = self.verify(password, hash).await;
         user.filter(|user| is_right && user.disabled_at.is_none()).ok_or(AccountError::WrongPassword)
     }

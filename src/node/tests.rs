@@ -71,7 +71,7 @@ async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn whoever_has_a_page_open_uses_their_session() {
+async fn a_session_with_an_open_stream_is_in_use() {
     let world = World::new(NodeLimits::default()).await;
     let (store, secret) = (&world.node.services.store, [1; 32]);
     let user = store.create_user("me", "hash", Role::Listener).await.unwrap().id;

@@ -45,7 +45,7 @@ impl Inbox {
         text: Option<&str>,
     ) -> Result<InboxPage, StoreError> {
         let limit = query.limit;
-        // One more tells whether there is another page.
+        // One more shows whether there is another page.
         let query = InboxQuery { limit: limit + 1, ..query.clone() };
         let state = self.store.log_state().await?;
         let found = match text {

@@ -104,7 +104,7 @@ fn read<'a>(text: &'a str, asked: &'a ConnectionAddr) -> impl Iterator<Item = Cl
     })
 }
 
-/// `host:port@bus-port`, maybe with more behind it. A node that has not been told its own host leaves it out.
+/// `host:port@bus-port`, maybe with more behind it. A node that does not know its own host leaves it out.
 fn read_address(text: &str, asked: &ConnectionAddr) -> Option<ConnectionAddr> {
     let (address, _) = text.split_once('@').unwrap_or((text, ""));
     let (host, port) = address.rsplit_once(':')?;

@@ -79,7 +79,7 @@ impl Listening {
         }
     }
 
-    /// A frozen server never closes the connection: only its silence tells.
+    /// A frozen server never closes the connection: only its silence shows it.
     async fn ping(&self) -> Failure {
         let timing = self.servers.timing();
         loop {

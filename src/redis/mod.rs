@@ -255,7 +255,7 @@ impl RedisServers {
     }
 
     /// Starts the background task that detects failover. It queries the topology for as long as anybody uses this:
-    /// a master that was cut off goes on answering its clients, so only a query tells.
+    /// a master that was cut off goes on answering its clients, so only a query shows it.
     fn detect_failover(&self) {
         if self.0.detects_failover.swap(true, Ordering::SeqCst) {
             return;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::event::Millis;
 
-/// Tells the database's time, so that nodes whose own clocks differ agree on what has expired.
+/// Gives the database's time, so that nodes whose own clocks differ agree on what has expired.
 #[derive(Debug, Default)]
 pub struct Clock {
     offset: AtomicI64,

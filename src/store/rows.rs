@@ -109,7 +109,7 @@ pub(super) fn only_topic(audience: &Audience) -> Option<&str> {
     }
 }
 
-/// What a scan's rows say. Each tells how far it came; those without an event tell nothing else.
+/// What a scan's rows say. Each says how far it came; those without an event say nothing else.
 pub(super) fn scanned<'r, R, T>(rows: &'r [R]) -> sqlx::Result<Scanned<T>>
 where
     R: Row,

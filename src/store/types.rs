@@ -50,8 +50,8 @@ pub struct Page {
     pub events: Vec<Event>,
     /// Every matching event at or below it (and above where the read began) is in `events`.
     pub end: Position,
-    /// Everything at or below it had been removed by retention, and may be missing here. Told only if anything
-    /// was found.
+    /// Everything at or below it had been removed by retention, and may be missing here. Given only if
+    /// anything was found.
     pub floor: Option<Position>,
 }
 

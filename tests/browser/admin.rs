@@ -130,7 +130,7 @@ async fn an_admin_adds_users_and_ends_what_is_theirs() {
     tab.until("document.querySelectorAll('#users [data-id=carol]').length === 1").await;
     assert_eq!(tab.eval("document.querySelectorAll('#tokens [data-user=paula]').length").await, 0);
 
-    // Who is no admin is told so.
+    // A user who is no admin is refused.
     let bob = sign_in(&other, &site.at("/cluster"), "bob").await;
     bob.until("document.querySelector('.status-code').textContent === '403'").await;
     browser.assert_quiet(&REFUSED);

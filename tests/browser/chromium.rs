@@ -275,7 +275,7 @@ impl Relay {
         self.to.send_replace(Some(host(address)));
     }
 
-    /// From now on nothing passes, and nothing is closed: that would tell.
+    /// From now on nothing passes, and nothing is closed: that would be noticed.
     pub fn freeze(&self) {
         self.to.send_replace(None);
     }

@@ -1,4 +1,5 @@
-//! What the client does besides keeping a stream: it begins with the past, tells who is there, and stops when refused.
+//! What the client does besides keeping a stream: it begins with the past, reports who is there, and
+//! stops when refused.
 
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -80,7 +81,7 @@ async fn a_page_begins_with_what_was_said_and_misses_nothing_after_it() {
 }
 
 #[tokio::test]
-async fn who_may_not_listen_is_told_and_stops_asking() {
+async fn a_client_that_may_not_listen_is_refused_and_stops_asking() {
     let site = Site::start().await;
     let tab = site.tab().await;
     tab.sign_in("alice").await;

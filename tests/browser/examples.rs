@@ -111,7 +111,7 @@ async fn a_message_that_was_not_sent_is_sent_again_and_said_once() {
     has_said(&alice, &["once", "twice"]).await;
     alice.until("document.getElementById('notice').hidden").await;
 
-    // Who reads further up is not moved, and told how many are new.
+    // A reader further up is not moved, and sees how many are new.
     for number in 0..40 {
         says(&alice, &format!("line {number}")).await;
     }
@@ -213,7 +213,7 @@ async fn an_upload_is_watched_by_who_comes_late() {
     for tab in [&tab, &late] {
         tab.until(&format!("{STATE} === 'failed: the sender went away'")).await;
     }
-    // Who opens it when it is over sees how it ended; who opens one that never was is told so.
+    // A page opened when it is over shows how it ended; one of an upload that never was says so.
     late.reload().await;
     late.until(&format!("{STATE} === 'failed: the sender went away'")).await;
     late.go(&site.at("/examples/upload?id=never")).await;
@@ -342,7 +342,7 @@ async fn the_raw_stream_shows_frames_as_they_arrive() {
     tab.page_live().await;
     tab.until(&format!("{frames}.some((frame) => frame.includes('retry: '))")).await;
 
-    // From an earlier place, given in the form: what came since is told again.
+    // From an earlier place, given in the form: what came since is sent again.
     let form = "document.querySelector('#parameters')";
     tab.eval(&format!("{form}.cursor.value = 'elsewhere-1', {form}.requestSubmit()")).await;
     tab.until("location.search.includes('cursor=elsewhere-1')").await;

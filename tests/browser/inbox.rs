@@ -187,7 +187,7 @@ async fn all_are_read_and_unread_again_as_they_were() {
 async fn an_answer_that_is_old_when_it_comes_changes_no_count() {
     let site = Site::on_cluster().await;
     let id = site.send(titled("one")).await;
-    // Shows nothing, so that only the server can tell what the retraction means for the number.
+    // Shows nothing, so that only the server knows what the retraction means for the number.
     let tab = inbox(&site, "/?q=nothing").await;
     counts(&tab, 1).await;
     tab.eval(

@@ -78,7 +78,7 @@ async fn seven_tabs_share_a_connection_and_outlive_who_holds_it() {
         tab.has_got([1]).await;
     }
 
-    // Whoever came first leads. Again and again it goes, while events come.
+    // The tab that came first leads. Again and again the leader is closed while events come.
     let mut sent = 1;
     while tabs.len() > 1 {
         let leader = tabs.remove(0);
@@ -224,7 +224,7 @@ async fn who_joins_further_back_misses_nothing_and_the_others_see_nothing_twice(
     }
     until_listeners(&site.nodes[0], 1).await;
 
-    // A history that is not there any more is told, whether by the leader or by the server.
+    // A history that is gone is reported, whether by the leader or by the server.
     for shared in [true, false] {
         let third = site.tab().await;
         third.connect(&json!({ "account": "alice", "cursor": "elsewhere-1", "shared": shared })).await;
@@ -238,7 +238,7 @@ async fn who_joins_further_back_misses_nothing_and_the_others_see_nothing_twice(
 }
 
 #[tokio::test]
-async fn a_node_that_is_killed_is_told_and_costs_nothing() {
+async fn a_node_that_is_killed_is_noticed_and_costs_nothing() {
     let (store, bus) =
         (postgres_url().await, format!("{}?namespace={}", redis_url(), uuid::Uuid::now_v7().simple()));
     let people = People::new(&store).await;
@@ -330,7 +330,7 @@ async fn signing_out_in_one_tab_ends_the_others() {
     }
     until_listeners(&site.nodes[0], 0).await;
 
-    // Whoever comes without a session is told so, too.
+    // A tab that comes without a session is signed out, too.
     let late = site.tab().await;
     late.connect(&json!({ "account": "alice" })).await;
     late.until("carillon.state === 'signed out'").await;

@@ -7,7 +7,7 @@ use crate::site::Site;
 use crate::support::node::publish;
 use crate::support::{DEADLINE, wait_until};
 
-/// Requests that the browser tells of in the console when a node goes away.
+/// Requests that the browser reports in the console when a node goes away.
 const BROKEN: &str = "net::ERR_";
 /// The most a page and all it loads may weigh, in bytes as they go over the wire.
 const MAX_WEIGHT: u64 = 60 * 1024;
@@ -163,7 +163,7 @@ async fn what_one_reads_stays_unread_for_others_and_is_read_on_all_their_devices
     for tab in [&on_phone, &on_laptop] {
         tab.until("document.title.startsWith('Inbox') && !!document.querySelector('.entry.is-read')").await;
     }
-    // Told after the others know: a word of it to bob would have come by now.
+    // Published after the others got the notice of reading: one to bob would have come by now.
     site.notify("event 2").await;
     on_laptop.until("document.title.startsWith('(1)')").await;
     bobs.eval("new Promise((done) => setTimeout(done, 500))").await;

@@ -94,7 +94,7 @@ async fn the_preview_is_what_is_published_and_so_is_the_command() {
 }
 
 #[tokio::test]
-async fn mistakes_are_told_where_they_are() {
+async fn mistakes_are_reported_where_they_are() {
     let site = Site::on_cluster().await;
     let tab = site.page("paula", "/publish").await;
     tab.click("#publish button.primary").await;

@@ -6,14 +6,14 @@ use super::*;
 use tokio::time::sleep;
 
 const WATCH: &str = "topic=chat/room&presence=true";
-/// What nodes are told with `--presence-seconds`, where a killed node's users are to be missed soon.
+/// The nodes' `--presence-seconds`, where the users of a killed node are to leave soon.
 const LIFETIME: Duration = Duration::from_secs(6);
 
-/// What a listener was told of presence: `[alice bob]`, `+carol`, `-carol`, in that order.
-fn told(listener: &Listener) -> Vec<String> {
+/// The presence notices that a listener received, in order: `[alice bob]`, `+carol`, `-carol`.
+fn notices(listener: &Listener) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let log = listener.log();
-    let told = log.notices.iter().filter_map(|(name, data)| match name.as_str() {
+    let notices = log.notices.iter().filter_map(|(name, data)| match name.as_str() {
         "carillon.presence" => {
             let users: Vec<_> = data["users"].as_array().unwrap().iter().map(text).collect();
             assert_eq!(data["count"], users.len());
@@ -23,13 +23,15 @@ fn told(listener: &Listener) -> Vec<String> {
         "carillon.leave" => Some(format!("-{}", text(&data["user"]))),
         _ => None,
     });
-    told.collect()
+    notices.collect()
 }
 
-async fn until_told(listener: &Listener, expected: &[&str]) {
-    wait_until(DEADLINE, &format!("{expected:?} is told"), async || told(listener).len() >= expected.len())
-        .await;
-    assert_eq!(told(listener), expected);
+async fn until_notices(listener: &Listener, expected: &[&str]) {
+    wait_until(DEADLINE, &format!("{expected:?} is received"), async || {
+        notices(listener).len() >= expected.len()
+    })
+    .await;
+    assert_eq!(notices(listener), expected);
 }
 
 async fn ask(cluster: &Cluster, node: usize) -> Result<Vec<String>, u16> {
@@ -43,13 +45,13 @@ async fn ask(cluster: &Cluster, node: usize) -> Result<Vec<String>, u16> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_and_goes_on_one_node_is_told_on_others() {
+async fn who_comes_and_goes_on_one_node_is_reported_on_others() {
     let cluster = Cluster::start().await;
     let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
-    until_told(&alice, &["[alice]"]).await;
+    until_notices(&alice, &["[alice]"]).await;
     let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
-    until_told(&alice, &["[alice]", "+bob"]).await;
-    until_told(&bob, &["[alice bob]"]).await;
+    until_notices(&alice, &["[alice]", "+bob"]).await;
+    until_notices(&bob, &["[alice bob]"]).await;
     for node in 0..3 {
         assert_eq!(ask(&cluster, node).await.unwrap(), ["alice", "bob"], "node {node}");
     }
@@ -57,15 +59,15 @@ async fn who_comes_and_goes_on_one_node_is_told_on_others() {
     drop(bob);
     sleep(Duration::from_millis(500)).await;
     let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
-    until_told(&bob, &["[alice bob]"]).await;
+    until_notices(&bob, &["[alice bob]"]).await;
     let elsewhere = Listener::start(&cluster.from(2), &cluster.bob, WATCH).await;
-    until_told(&elsewhere, &["[alice bob]"]).await;
+    until_notices(&elsewhere, &["[alice bob]"]).await;
     drop(bob);
     sleep(Duration::from_secs(4)).await;
-    assert_eq!(told(&alice), ["[alice]", "+bob"]);
-    assert_eq!(told(&elsewhere), ["[alice bob]"]);
+    assert_eq!(notices(&alice), ["[alice]", "+bob"]);
+    assert_eq!(notices(&elsewhere), ["[alice bob]"]);
     drop(elsewhere);
-    until_told(&alice, &["[alice]", "+bob", "-bob"]).await;
+    until_notices(&alice, &["[alice]", "+bob", "-bob"]).await;
     for node in 0..3 {
         assert_eq!(ask(&cluster, node).await.unwrap(), ["alice"], "node {node}");
     }
@@ -77,32 +79,32 @@ async fn users_of_a_killed_node_leave_unless_they_are_elsewhere() {
     let mut cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
     let carol = cluster.people.add("carol", Role::Listener).await;
     let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
-    until_told(&alice, &["[alice]"]).await;
+    until_notices(&alice, &["[alice]"]).await;
     let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
-    until_told(&alice, &["[alice]", "+bob"]).await;
+    until_notices(&alice, &["[alice]", "+bob"]).await;
     // Comes back to the same address only, where nobody is.
     let carol = Listener::start(&cluster.from(1)[..1], &carol, WATCH).await;
-    until_told(&alice, &["[alice]", "+bob", "+carol"]).await;
-    until_told(&carol, &["[alice bob carol]"]).await;
+    until_notices(&alice, &["[alice]", "+bob", "+carol"]).await;
+    until_notices(&carol, &["[alice bob carol]"]).await;
     cluster.nodes[1].kill();
     let begun = Instant::now();
-    until_told(&alice, &["[alice]", "+bob", "+carol", "-carol"]).await;
+    until_notices(&alice, &["[alice]", "+bob", "+carol", "-carol"]).await;
     let took = begun.elapsed();
     println!("the user of a killed node left after {took:?}");
     assert!(took < LIFETIME * 2 + Duration::from_secs(3), "{took:?}");
     wait_until(DEADLINE, "bob has come back", async || bob.log().connections == 2).await;
     assert_eq!(ask(&cluster, 2).await.unwrap(), ["alice", "bob"]);
     sleep(LIFETIME).await;
-    assert_eq!(told(&alice), ["[alice]", "+bob", "+carol", "-carol"], "bob never left");
+    assert_eq!(notices(&alice), ["[alice]", "+bob", "+carol", "-carol"], "bob never left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_leaves_because_redis_is_emptied_or_away() {
     let mut cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
     let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
-    until_told(&alice, &["[alice]"]).await;
+    until_notices(&alice, &["[alice]"]).await;
     let bob = Listener::start(&cluster.from(1), &cluster.bob, WATCH).await;
-    until_told(&alice, &["[alice]", "+bob"]).await;
+    until_notices(&alice, &["[alice]", "+bob"]).await;
     let _third = Listener::start(&cluster.from(2), &cluster.bob, WATCH).await;
     for _ in 0..3 {
         cluster.redis.ask(&["FLUSHALL"]).await;
@@ -122,20 +124,20 @@ async fn nobody_leaves_because_redis_is_emptied_or_away() {
     })
     .await;
     sleep(LIFETIME).await;
-    assert_eq!(told(&alice), ["[alice]", "+bob"]);
-    assert_eq!(told(&bob), ["[alice bob]"]);
+    assert_eq!(notices(&alice), ["[alice]", "+bob"]);
+    assert_eq!(notices(&bob), ["[alice bob]"]);
 }
 
-/// Words on the bus may be lost, both that somebody came and that they left: the set is read.
+/// Messages on the bus may be lost, both that somebody came and that they left: the set is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_heard_is_found_in_the_set() {
     let cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
     let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
-    until_told(&alice, &["[alice]"]).await;
+    until_notices(&alice, &["[alice]"]).await;
     // Entered by a node that says nothing about it, and refreshes it no more.
     let ends = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + LIFETIME;
     let (set, ends) = ("carillon:set:presence:chat/room", ends.as_millis().to_string());
     cluster.redis.ask(&["ZADD", set, &ends, "silent dave"]).await;
-    until_told(&alice, &["[alice]", "+dave"]).await;
-    until_told(&alice, &["[alice]", "+dave", "-dave"]).await;
+    until_notices(&alice, &["[alice]", "+dave"]).await;
+    until_notices(&alice, &["[alice]", "+dave", "-dave"]).await;
 }

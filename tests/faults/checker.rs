@@ -27,7 +27,7 @@ pub enum Check {
     C1,
     /// Once: never twice on one connection, and over all connections no more repeats than promised.
     C2,
-    /// First receipts come in position order; what may overtake is told apart.
+    /// First receipts come in position order; what overtook by permission is only counted.
     C3,
     /// Cursors are sound: nothing they have seen comes first after them, nothing they claim is missing.
     C4,
@@ -100,7 +100,7 @@ pub struct Promises {
     pub worst_delay: Option<Duration>,
     /// How many repeats over all connections of all listeners are forgiven.
     pub raw_repeats: usize,
-    /// Whether a listener may be told that its past is lost. If not, being told so is a violation.
+    /// Whether a listener may be notified that its past is lost. If not, such a notice is a violation.
     pub resets: bool,
     /// The least priority that may overtake a lower one; `None`: order is strict.
     pub overtaking: Option<Priority>,
@@ -152,7 +152,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// How many violations of each check are told in full.
+    /// How many violations of each check are reported in full.
     pub const IN_FULL: usize = 20;
 
     /// Whether every promise was kept.
@@ -160,7 +160,7 @@ impl Verdict {
         self.counts.iter().all(|count| *count == 0)
     }
 
-    /// How many violations a check found, those not told included.
+    /// How many violations a check found, those not reported included.
     pub fn count(&self, check: Check) -> usize {
         self.counts[check as usize]
     }

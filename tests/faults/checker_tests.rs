@@ -407,7 +407,7 @@ fn c9_sentinels_come_in_time_to_everyone_they_are_for() {
     run(Some(20_100)).breaks(&[]);
     run(Some(20_101)).breaks(&[C9]);
     run(None).breaks(&[C1, C9]);
-    // Whoever is gone owes no answer; whoever never got a stream does.
+    // A sentinel is not owed to a listener that has left, but to one that never got a stream.
     let mut gone = run(None);
     gone.ended(50, Ended::Left { listener: 1 });
     gone.breaks(&[]);
@@ -427,7 +427,7 @@ fn c9_a_run_without_an_acknowledged_sentinel_proves_nothing() {
 }
 
 #[test]
-fn the_first_violations_are_told_in_full_and_all_are_counted() {
+fn the_first_violations_are_reported_in_full_and_all_are_counted() {
     let mut run = Run::default();
     run.listen("alice");
     for position in 1..=50 {
@@ -440,7 +440,7 @@ fn the_first_violations_are_told_in_full_and_all_are_counted() {
 }
 
 #[test]
-fn what_nobody_described_is_told() {
+fn what_nobody_described_is_reported() {
     let mut run = Run::default();
     run.stamp(7, 10, "e-1");
     run.breaks(&[C5]);

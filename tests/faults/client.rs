@@ -225,7 +225,7 @@ impl Life {
         let mut state = self.state.lock().unwrap();
         for event in events {
             stamped.clone_from(&event.id);
-            let what = told(event);
+            let what = parse(event);
             if let What::Delivery(delivery) = &what {
                 state.deliveries += 1;
                 if delivery.key.starts_with(SENTINEL) {
@@ -244,8 +244,8 @@ impl Life {
     }
 }
 
-/// What an event of the stream tells.
-fn told(event: SseEvent) -> What {
+/// Reads an event of the stream.
+fn parse(event: SseEvent) -> What {
     let data: Value = serde_json::from_str(&event.data).expect("data is JSON");
     if event.event != "message" {
         return What::Notice { name: event.event, data, raw_id: event.id };

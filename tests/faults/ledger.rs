@@ -19,7 +19,7 @@ pub type At = Duration;
 /// A text that many records share.
 pub type Name = Arc<str>;
 
-/// The keys of sentinels begin with this: events published after healing, which tell that nothing is behind.
+/// The keys of sentinels begin with this: events published after healing, which show that nothing is behind.
 pub const SENTINEL: &str = "sentinel-";
 
 /// Whom an event was published for. Its JSON is the `to` of a publish request.
@@ -39,7 +39,7 @@ pub enum Audience {
 /// One request to publish, and what became of it. A retry is another attempt with the same key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// The idempotency key. The event's data carries it, too, so that a delivery can be told by it.
+    /// The idempotency key. The event's data carries it, too, so that a delivery can be identified by it.
     pub key: String,
     /// Which publisher.
     pub publisher: usize,
@@ -122,7 +122,7 @@ impl Listener {
 }
 
 /// Something that happened on a listener's connection. One listener's records stand in the order in which it
-/// lived through them, which times alone would not tell.
+/// lived through them, which times alone would not show.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heard {
     /// Which listener.

@@ -240,7 +240,7 @@ struct Shared {
     rules: watch::Sender<Rules>,
     /// For connections to come.
     cut_after: Mutex<Option<CutAfter>>,
-    /// Tells the connections there are that they are cut. Those to come get another one.
+    /// Notifies the open connections that they are cut. Those to come get another one.
     cut: Mutex<watch::Sender<Option<Ending>>>,
     counts: watch::Sender<Counts>,
 }
@@ -355,7 +355,7 @@ impl Connection {
         let connected = tokio::select! {
             connected = &mut connecting => connected.ok(),
             // The server may have taken the connection already, and is to see the right end of it.
-            _ = told(&mut self.cut) => timeout(LINGER, connecting).await.ok().and_then(Result::ok),
+            _ = until_cut(&mut self.cut) => timeout(LINGER, connecting).await.ok().and_then(Result::ok),
         };
         let Some(mut server) = connected else {
             self.shared.counts.send_modify(|counts| counts.unreachable += 1);
@@ -371,7 +371,7 @@ impl Connection {
         let back = Pump::new(&self.shared, back, self.number, self.cut_after, &swallow);
         let end = tokio::select! {
             biased;
-            ending = told(&mut self.cut) => End::Cut(ending),
+            ending = until_cut(&mut self.cut) => End::Cut(ending),
             ended = async { tokio::try_join!(forth.run(), back.run()) } => ended.err().unwrap_or(End::Finished),
         };
         self.close(Some(server), end).await;
@@ -422,8 +422,8 @@ impl Drop for Open {
     }
 }
 
-/// Waits until connections are cut, and tells how.
-async fn told(cut: &mut watch::Receiver<Option<Ending>>) -> Ending {
+/// Waits until connections are cut; returns how.
+async fn until_cut(cut: &mut watch::Receiver<Option<Ending>>) -> Ending {
     match cut.wait_for(Option::is_some).await.map(|ending| *ending) {
         Ok(Some(ending)) => ending,
         // The proxy is gone, and this task with it.

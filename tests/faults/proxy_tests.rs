@@ -339,14 +339,14 @@ async fn postgres_commits_what_nobody_hears_of() {
     sqlx::query("create table ledger (entry text)").execute(&mut direct).await.unwrap();
     let mut client = sqlx::PgConnection::connect(&proxy.through(&url)).await.unwrap();
     let insert = "insert into ledger values ($1)";
-    sqlx::query(insert).bind("told").execute(&mut client).await.unwrap();
-    let seen = contains(b"untold");
+    sqlx::query(insert).bind("confirmed").execute(&mut client).await.unwrap();
+    let seen = contains(b"unconfirmed");
     proxy.faults.cut_when(Direction::ToServer, seen, Moment::Answered, Times::Once, Ending::Close);
-    assert!(sqlx::query(insert).bind("untold").execute(&mut client).await.is_err());
+    assert!(sqlx::query(insert).bind("unconfirmed").execute(&mut client).await.is_err());
     assert_eq!(proxy.faults.counts().cut, 1);
     let entries: Vec<String> =
         sqlx::query_scalar("select entry from ledger order by 1").fetch_all(&mut direct).await.unwrap();
-    assert_eq!(entries, ["told", "untold"]);
+    assert_eq!(entries, ["confirmed", "unconfirmed"]);
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ fn body(event: &ToPublish, ends: Option<OffsetDateTime>) -> String {
     body.to_string()
 }
 
-/// Publishers at work until told to stop.
+/// Publishers at work until asked to stop.
 pub struct Load {
     go_on: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,

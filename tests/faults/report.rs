@@ -69,14 +69,15 @@ fn markdown(name: &str, seed: u64, ledger: &Ledger, verdict: &Verdict) -> String
     }
     for check in verdict.broken() {
         _ = writeln!(text, "### {check}: {}\n\n{} in all.\n", check.title(), verdict.count(check));
-        text.push_str(&told(check, verdict));
+        text.push_str(&listed(check, verdict));
     }
     text
 }
 
-fn told(check: Check, verdict: &Verdict) -> String {
-    let told = verdict.violations.iter().filter(|violation| violation.check == check);
-    told.map(|violation| format!("- {}\n", violation.text.replace('\n', " ")))
+fn listed(check: Check, verdict: &Verdict) -> String {
+    let violations = verdict.violations.iter().filter(|violation| violation.check == check);
+    violations
+        .map(|violation| format!("- {}\n", violation.text.replace('\n', " ")))
         .chain(["\n".to_owned()])
         .collect()
 }
@@ -96,7 +97,7 @@ fn measurements(verdict: &Verdict) -> Vec<(&'static str, String)> {
         ("delay, 99 of 100 at most", duration(measurements.p99_delay)),
         ("delay, worst", duration(measurements.worst_delay)),
         ("longest outage of a listener", duration(measurements.longest_outage)),
-        ("resets told", measurements.resets.to_string()),
+        ("resets received", measurements.resets.to_string()),
         ("peak memory of a process", memory(measurements.peak_memory)),
         ("caught up after healing", measurements.caught_up_after.map_or("not measured".to_owned(), duration)),
     ]
@@ -123,7 +124,7 @@ mod tests {
     use crate::ledger::Fault;
 
     #[test]
-    fn a_report_tells_seed_faults_figures_and_violations() {
+    fn a_report_holds_seed_faults_measurements_and_violations() {
         let fault = Fault {
             name: "bus dead".into(),
             begun: Duration::from_millis(1500),

@@ -115,7 +115,7 @@ fn length(digits: &[u8]) -> Result<Option<u64>, Malformed> {
 }
 
 /// Whether a value is a published message that Redis pushes to a subscriber (RESP3 only: to a subscriber that
-/// speaks RESP2 messages are arrays, which a proxy cannot tell from answers).
+/// speaks RESP2 messages are arrays, which a proxy cannot distinguish from answers).
 pub fn is_message(value: &[u8]) -> bool {
     if !value.starts_with(b">") {
         return false;

@@ -168,7 +168,7 @@ fn a_held_message_says_when_it_is_late() {
 }
 
 #[test]
-fn messages_are_told_from_everything_else() {
+fn messages_are_distinguished_from_everything_else() {
     let push = |kind: &[u8]| aggregate('>', 2, &[blob('$', kind), blob('$', b"x")]);
     for kind in [&b"message"[..], b"pmessage", b"smessage"] {
         assert!(is_message(&push(kind)));

@@ -234,7 +234,7 @@ impl Run {
         self.load.is_some()
     }
 
-    /// Tells the sampler which processes the nodes are now. Call after one was killed or started.
+    /// Informs the sampler which processes the nodes are now. Call after one was killed or started.
     pub fn watch_nodes(&self) {
         *self.watched.lock().unwrap() = self.world.nodes.iter().map(Node::pid_if_running).collect();
     }
@@ -370,7 +370,7 @@ impl Run {
         sentinels
     }
 
-    /// Waits until every listener has its sentinels, but not for ever: what is missing is the checker's to tell.
+    /// Waits until every listener has its sentinels, but not for ever: the checker reports what is missing.
     async fn wait_for(&self, sentinels: &[ToPublish]) {
         let end = Instant::now() + self.plan.promises.lag_zero_within * 2;
         for client in &self.clients {

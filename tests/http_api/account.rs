@@ -54,7 +54,7 @@ pub async fn an_account_is_managed_by_who_is_signed_in(setup: Setup) {
     assert_eq!(listed(&setup, &cookie, SESSIONS).await.len(), 1);
 }
 
-pub async fn sessions_are_told_apart_and_ended(setup: Setup) {
+pub async fn sessions_are_distinguished_and_ended(setup: Setup) {
     let here = setup.sign_in("alice").await;
     let there = setup.post("/api/v1/session").header("user-agent", FIREFOX).json(&credentials("alice"));
     let there = send(there).await.expect(204).cookie();

@@ -143,7 +143,7 @@ pub async fn sessions_and_tokens_of_everybody_end_at_once(setup: Setup) {
     send(revoke()).await.expect_problem(404, "");
 }
 
-pub async fn a_node_tells_its_figures_once_and_as_a_stream(setup: Setup) {
+pub async fn a_node_reports_its_status_once_and_as_a_stream(setup: Setup) {
     let admin = setup.sign_in("admin").await;
     let _listener = setup.stream(&setup.alice, "").await;
     let cluster = async || ask(&setup, &admin, CLUSTER).await;
@@ -166,7 +166,7 @@ pub async fn a_node_tells_its_figures_once_and_as_a_stream(setup: Setup) {
             setup.publish_to_all("x").await;
         }
     };
-    let seen = wait_until(DEADLINE, "rates are told", async || {
+    let seen = wait_until(DEADLINE, "rates are reported", async || {
         let node = cluster().await["nodes"][0].clone();
         let is_up = |rate: &str| node[rate].as_f64().unwrap() > 0.0;
         is_up("published_per_second") && is_up("delivered_per_second")
@@ -183,9 +183,9 @@ pub async fn a_node_tells_its_figures_once_and_as_a_stream(setup: Setup) {
         text += &String::from_utf8_lossy(&answer.chunk().await.unwrap().expect("the stream goes on"));
     }
     let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-    let told: Value = serde_json::from_str(data).unwrap();
-    assert_eq!((&told["nodes"][0]["name"], &told["complete"]), (&node["name"], &json!(true)));
-    // Whoever is no longer signed in watches for ten seconds at most.
+    let status: Value = serde_json::from_str(data).unwrap();
+    assert_eq!((&status["nodes"][0]["name"], &status["complete"]), (&node["name"], &json!(true)));
+    // A user who is no longer signed in watches for ten seconds at most.
     send(setup.delete("/api/v1/session").header("cookie", &admin)).await.expect(204);
     let rest = tokio::time::timeout(DEADLINE, answer.text()).await.expect("the stream ends").unwrap();
     assert!(rest.ends_with("event: carillon.signout\ndata: {}\n\n"), "{rest}");

@@ -25,7 +25,7 @@ fn slow_file() -> (Sender<Vec<u8>>, Body) {
 /// Who watches an upload.
 struct Watcher {
     stream: Stream,
-    told: usize,
+    received: usize,
 }
 
 impl Watcher {
@@ -33,19 +33,20 @@ impl Watcher {
         let (alice, _) = setup.people.store().user_by_name("alice").await.unwrap().unwrap();
         let topic = format!("topic=uploads/{}/{id}", alice.public_id);
         let stream = setup.stream(&setup.alice, &topic).await;
-        Self { stream, told: 0 }
+        Self { stream, received: 0 }
     }
 
-    /// What is told next: its type and data.
+    /// The next event: its type and data.
     async fn next(&mut self) -> (String, Value) {
-        self.told += 1;
-        self.stream.until_count(self.told).await;
-        let event = self.stream.events.iter().filter(|e| e.event == "message").nth(self.told - 1).unwrap();
+        self.received += 1;
+        self.stream.until_count(self.received).await;
+        let event =
+            self.stream.events.iter().filter(|e| e.event == "message").nth(self.received - 1).unwrap();
         let event: Value = serde_json::from_str(&event.data).unwrap();
         (event["type"].as_str().unwrap().to_owned(), event["data"].clone())
     }
 
-    /// What is told in the end.
+    /// The last event: its type and data.
     async fn end(&mut self) -> (String, Value) {
         loop {
             let next = self.next().await;
@@ -78,7 +79,7 @@ pub async fn examples_show_their_source_and_nothing_of_others(setup: Setup) {
     assert!(page.body.contains("alert(1)") && !page.body.contains("<script>"), "{}", page.body);
 }
 
-pub async fn an_upload_is_told_to_its_end(setup: Setup) {
+pub async fn an_upload_is_reported_to_its_end(setup: Setup) {
     let mut watcher = Watcher::of(&setup, "one").await;
     let file: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
     let request = setup.put("/examples/upload/one?name=a%20%3Cfile%3E").bearer_auth(&setup.alice);
@@ -142,7 +143,7 @@ pub async fn uploads_are_bounded(setup: Setup) {
         assert_eq!(kind, "upload.failed");
         assert_eq!(data["reason"], "the file is larger than 67108864 bytes");
         // What is said first is not even begun.
-        assert_eq!(watcher.told == 1, id == "said");
+        assert_eq!(watcher.received == 1, id == "said");
     }
 
     // Eight at once, and then one more when one of them is over.

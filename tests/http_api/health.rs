@@ -1,4 +1,4 @@
-//! Health, figures, and how a node ends.
+//! Health, metrics, and how a node ends.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::support::listener::Listener;
 use crate::support::servers::signal;
 use crate::support::wait_until;
 
-pub async fn a_node_tells_how_it_is(setup: Setup) {
+pub async fn a_node_reports_its_health_and_metrics(setup: Setup) {
     send(setup.get("/healthz")).await.expect(200);
     let ready = send(setup.get("/readyz")).await.expect(200);
     assert_eq!(ready.json(), json!({ "ready": true, "reasons": [] }));
@@ -25,7 +25,7 @@ pub async fn a_node_tells_how_it_is(setup: Setup) {
     assert_eq!(reqwest::get(other).await.unwrap().status(), StatusCode::NOT_FOUND);
 }
 
-pub async fn told_to_stop_a_node_ends_well(setup: Setup) {
+pub async fn asked_to_stop_a_node_ends_well(setup: Setup) {
     let address = setup.node.address.clone();
     let mut stream = setup.stream(&setup.alice, "").await;
     // It comes back as soon as its connection ends, and must never meet a refusal that ends it for good.
@@ -45,11 +45,11 @@ pub async fn told_to_stop_a_node_ends_well(setup: Setup) {
         assert!(begun.elapsed() < DEADLINE, "it does not say that it is draining");
     }
     let mut node = setup.node;
-    let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || tell.send(node.terminate()));
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(node.terminate()));
     stream.ends().await;
     assert!(stream.notices("carillon.signout").is_empty());
-    let ended_well = tokio::time::timeout(DEADLINE, told).await.expect("the node ends").unwrap();
+    let ended_well = tokio::time::timeout(DEADLINE, ended).await.expect("the node ends").unwrap();
     assert!(ended_well);
     assert_eq!(listener.log().refused, None);
     assert!(reqwest::get(format!("{address}/healthz")).await.is_err(), "nobody listens there any more");

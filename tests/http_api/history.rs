@@ -21,9 +21,9 @@ async fn settled(setup: &Setup) {
     stream.until_data("settled").await;
 }
 
-/// That the history told `events`, wholly.
+/// That the history held so many events, and all there were.
 #[track_caller]
-fn assert_told(stream: &Stream, events: usize) {
+fn assert_history(stream: &Stream, events: usize) {
     assert_eq!(stream.notices("carillon.history"), [json!({ "events": events, "complete": true })]);
 }
 
@@ -39,13 +39,13 @@ pub async fn who_joins_gets_what_was_last_said_and_then_what_is_said(setup: Setu
     settled(&setup).await;
     let mut stream = setup.stream(&setup.alice, "topic=chat/room&history=3").await;
     assert_eq!(stream.data(), [4, 5, 6], "the oldest first, what was read among them");
-    assert_told(&stream, 3);
+    assert_history(&stream, 3);
     assert!(stream.ids().iter().all(|(place, _)| place.is_empty()), "{}", stream.text());
     let begin = stream.cursor().to_owned();
     say(&setup, "chat/room", 7).await;
     stream.until_count(4).await;
     assert_eq!(stream.data(), [4, 5, 6, 7]);
-    assert_told(&stream, 3);
+    assert_history(&stream, 3);
 
     let mut resumed = Stream::open(
         setup
@@ -60,10 +60,10 @@ pub async fn who_joins_gets_what_was_last_said_and_then_what_is_said(setup: Setu
     let all = setup.stream(&setup.alice, "topic=chat/room&topic=chat/other&history=100").await;
     assert_eq!(all.data(), [1, 101, 2, 102, 3, 103, 4, 104, 5, 105, 6, 7]);
     let none = setup.stream(&setup.alice, "topic=chat/nobody&history=1&alive=true").await;
-    assert_told(&none, 0);
+    assert_history(&none, 0);
     assert_eq!(none.notices("carillon.alive")[0]["live"], false);
     let chosen = setup.stream(&setup.alice, "topic=chat/room&history=1&type=another").await;
-    assert_told(&chosen, 0);
+    assert_history(&chosen, 0);
 }
 
 pub async fn the_last_of_each_topic_is_its_state(setup: Setup) {
@@ -75,7 +75,7 @@ pub async fn the_last_of_each_topic_is_its_state(setup: Setup) {
     settled(&setup).await;
     let stream = setup.stream(&setup.alice, "topic=uploads/alice/1&topic=uploads/alice/2&last=1").await;
     assert_eq!(stream.data(), [20, 90]);
-    assert_told(&stream, 2);
+    assert_history(&stream, 2);
 }
 
 pub async fn what_nobody_may_see_any_more_is_no_history(setup: Setup) {
@@ -116,14 +116,14 @@ pub async fn who_resumes_gets_no_history(setup: Setup) {
         assert_eq!(stream.data(), ["missed"]);
         assert!(stream.notices("carillon.history").is_empty());
     }
-    // A cursor that means nothing is told so, too: the page reads the inbox then.
+    // A cursor that means nothing is reported, too: the page reads the inbox then.
     let unreadable = setup.get(&format!("{address}&cursor=nonsense")).bearer_auth(&setup.alice);
     let mut stream = Stream::open(unreadable).await;
     stream.until("a reset", |stream| !stream.notices("carillon.reset").is_empty()).await;
     assert!(stream.notices("carillon.history").is_empty() && stream.data().is_empty());
 }
 
-/// Whoever joins at whatever moment has the last ones from some number on, each once and in order.
+/// A listener that joins at any moment gets the last ones from some number on, each once and in order.
 pub async fn nothing_is_lost_or_doubled_while_events_are_published(setup: Setup) {
     const EVENTS: usize = 300;
     const STREAMS: usize = 30;
@@ -147,11 +147,11 @@ pub async fn nothing_is_lost_or_doubled_while_events_are_published(setup: Setup)
     let mut begins = BTreeSet::new();
     for mut stream in streams {
         stream.until_data(EVENTS - 1).await;
-        let told: Vec<usize> = stream.data().iter().map(|data| data.as_u64().unwrap() as usize).collect();
+        let received: Vec<usize> = stream.data().iter().map(|data| data.as_u64().unwrap() as usize).collect();
         let of_history = stream.notices("carillon.history")[0]["events"].as_u64().unwrap() as usize;
-        assert!(of_history == 20 || told[0] == 0, "{of_history} before {told:?}");
-        assert_eq!(told, (told[0]..EVENTS).collect::<Vec<_>>());
-        begins.insert(told[0]);
+        assert!(of_history == 20 || received[0] == 0, "{of_history} before {received:?}");
+        assert_eq!(received, (received[0]..EVENTS).collect::<Vec<_>>());
+        begins.insert(received[0]);
     }
     assert!(begins.len() > 3, "they joined at different moments: {begins:?}");
 }

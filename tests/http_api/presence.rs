@@ -1,4 +1,4 @@
-//! Who is on a topic: as a listener is told, and as is answered when asked.
+//! Who is on a topic: as a listener is notified, and as a request is answered.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ fn user(name: &str) -> Value {
     json!({ "topic": "chat/room", "user": name })
 }
 
-/// What a stream was told of presence, in that order.
-fn told(stream: &Stream) -> Vec<&str> {
+/// The names of the presence notices that a stream received, in order.
+fn notices(stream: &Stream) -> Vec<&str> {
     let names = ["carillon.presence", "carillon.join", "carillon.leave"];
     stream.events.iter().map(|event| &*event.event).filter(|name| names.contains(name)).collect()
 }
 
-pub async fn who_is_there_is_told_first_and_then_who_comes_and_goes(setup: Setup) {
+pub async fn who_is_there_is_reported_first_and_then_who_comes_and_goes(setup: Setup) {
     assert_eq!(ask(&setup, &setup.alice, "topic=chat/room").await.expect(200).json(), present(&[]));
     let mut alice = setup.stream(&setup.alice, WATCH).await;
     alice.until_notice("carillon.presence", present(&["alice"])).await;
@@ -41,7 +41,7 @@ pub async fn who_is_there_is_told_first_and_then_who_comes_and_goes(setup: Setup
     let asked = ask(&setup, &setup.alice, "topic=chat/room").await.expect(200).json();
     assert_eq!(asked, present(&["alice", "bob"]));
 
-    // Who does not ask to be told is there, too.
+    // A listener that does not ask for notices is there, too.
     let silent = setup.stream(&setup.admin, "topic=chat/room").await;
     alice.until_notice("carillon.join", user("admin")).await;
     bob.until_notice("carillon.join", user("admin")).await;
@@ -50,7 +50,7 @@ pub async fn who_is_there_is_told_first_and_then_who_comes_and_goes(setup: Setup
     drop(bob);
     alice.until_notice("carillon.leave", user("bob")).await;
     let expected = ["presence", "join", "join", "leave", "leave"].map(|name| format!("carillon.{name}"));
-    assert_eq!(told(&alice), expected);
+    assert_eq!(notices(&alice), expected);
     let asked = ask(&setup, &setup.bob, "topic=chat/room").await.expect(200).json();
     assert_eq!(asked, present(&["alice"]));
     drop(alice);
@@ -72,16 +72,16 @@ pub async fn who_reloads_or_has_another_tab_neither_joins_nor_leaves(setup: Setu
     sleep(Duration::from_millis(600)).await;
     let mut third = setup.stream(&setup.bob, WATCH).await;
     third.until_notice("carillon.presence", present(&["alice", "bob"])).await;
-    // Longer than it takes to be told of somebody who left.
+    // Longer than it takes to be notified of somebody who left.
     let nothing = alice.until("a leave", |stream| !stream.notices("carillon.leave").is_empty());
     assert!(timeout(Duration::from_secs(4), nothing).await.is_err());
-    assert_eq!(told(&alice), ["carillon.presence", "carillon.join"]);
+    assert_eq!(notices(&alice), ["carillon.presence", "carillon.join"]);
     drop(third);
     alice.until_notice("carillon.leave", user("bob")).await;
 }
 
-/// Many at once are not told one by one, and not all of very many are named.
-pub async fn a_crowd_is_told_as_a_whole(setup: Setup) {
+/// Many at once are not reported one by one, and not all of very many are named.
+pub async fn a_crowd_is_reported_as_a_whole(setup: Setup) {
     const CROWD: usize = 230;
     let (mut names, mut tokens) = (vec!["alice".to_owned()], Vec::new());
     for number in 0..CROWD {
@@ -103,12 +103,12 @@ pub async fn a_crowd_is_told_as_a_whole(setup: Setup) {
     .await;
     let asked = ask(&setup, &setup.bob, "topic=chat/room").await.json();
     assert_eq!(asked["users"], json!(names[..200]));
-    // They go together, so this is not told one by one.
+    // They go together, so this is not reported one by one.
     drop(crowd);
     let alone = present(&["alice"]);
     alice
         .until("alice is alone", |stream| {
-            stream.notices("carillon.presence").iter().skip(1).any(|told| *told == alone)
+            stream.notices("carillon.presence").iter().skip(1).any(|notice| *notice == alone)
         })
         .await;
     assert!(alice.notices("carillon.leave").len() < CROWD);
@@ -133,5 +133,5 @@ pub async fn presence_has_its_rules(setup: Setup) {
     bob.until_notice("carillon.presence", present(&["alice", "bob"])).await;
     setup.publish_to_all("last").await;
     unasked.until_data("last").await;
-    assert!(told(&unasked).is_empty());
+    assert!(notices(&unasked).is_empty());
 }

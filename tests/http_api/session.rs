@@ -54,7 +54,7 @@ pub async fn a_cookie_is_as_strict_as_can_be(setup: Setup) {
     }
 }
 
-pub async fn guessing_is_slowed_and_tells_nothing(setup: Setup) {
+pub async fn guessing_is_slowed_and_reveals_nothing(setup: Setup) {
     let guess = |name: &str| send(setup.post(SESSION).json(&json!({ "name": name, "password": "a guess" })));
     let known = guess("alice").await.expect_problem(401, "");
     let unknown = guess("nobody").await.expect_problem(401, "");

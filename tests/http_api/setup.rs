@@ -33,7 +33,7 @@ pub struct Setup {
     _redis: Option<RedisServer>,
 }
 
-/// An event as its publisher was told of it.
+/// An event as the answer to its publisher names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub id: String,
@@ -108,7 +108,7 @@ impl Setup {
         answer.json()["events"].as_array().unwrap().iter().map(receipt).collect()
     }
 
-    /// A stream of whoever has `token`; `query` stands behind the `?`.
+    /// A stream of the token's user; `query` stands behind the `?`.
     pub async fn stream(&self, token: &str, query: &str) -> Stream {
         Stream::open(self.get(&format!("/api/v1/stream?{query}")).bearer_auth(token)).await
     }
@@ -124,7 +124,7 @@ impl Setup {
         }
     }
 
-    /// The `data` of what is in the inbox of whoever has `token`, as listed.
+    /// The `data` of what is in the inbox of the token's user, as listed.
     pub async fn inbox(&self, token: &str, query: &str) -> Vec<Value> {
         let answer = send(self.get(&format!("/api/v1/inbox?{query}")).bearer_auth(token)).await.expect(200);
         answer.json()["entries"].as_array().unwrap().iter().map(|entry| entry["data"].clone()).collect()

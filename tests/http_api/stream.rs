@@ -13,7 +13,7 @@ fn event(to: &Value, data: &str) -> Value {
     json!({ "type": "test", "to": to, "data": data })
 }
 
-/// A stream of whoever has `token` from `cursor` on.
+/// A stream of the token's user from `cursor` on.
 async fn resume(setup: &Setup, token: &str, cursor: &str) -> Stream {
     Stream::open(setup.get(STREAM).bearer_auth(token).header("last-event-id", cursor)).await
 }
@@ -132,7 +132,7 @@ pub async fn nobody_gets_what_is_not_theirs(setup: Setup) {
     assert_eq!(without_topic.data(), ["bob's", "bob's and the admin's", "everyone's", "the last"]);
 }
 
-pub async fn what_cannot_be_resumed_is_told_and_goes_on(setup: Setup) {
+pub async fn what_cannot_be_resumed_is_reported_and_goes_on(setup: Setup) {
     let mut live = setup.stream(&setup.alice, "").await;
     let fresh = live.cursor().to_owned();
     setup.publish_to_all("before").await;
@@ -289,10 +289,10 @@ pub async fn asked_to_a_stream_says_aloud_that_it_lives(setup: Setup) {
     let alive = stream.notices(ALIVE).pop().unwrap();
     assert!(alive["heartbeat"].as_f64().unwrap() > 0.0 && alive["retry"].as_f64().unwrap() > 0.0, "{alive}");
     assert_eq!(stream.data(), ["missed"]);
-    let told = stream.events.iter().position(|event| event.event == "message").unwrap();
+    let message = stream.events.iter().position(|event| event.event == "message").unwrap();
     let live = stream.events.iter().rposition(|event| event.event == ALIVE).unwrap();
-    assert!(told < live, "it is not live before the backlog has been told");
-    assert_eq!(stream.events[live].id, stream.cursor(), "it tells where to go on from");
+    assert!(message < live, "it is not live before the backlog has been sent");
+    assert_eq!(stream.events[live].id, stream.cursor(), "its id is where to go on from");
 
     let known = stream.notices(ALIVE).len();
     stream.until("a heartbeat", move |stream| stream.notices(ALIVE).len() > known).await;

@@ -16,7 +16,7 @@ pub fn script(source: &str) -> Vec<Token> {
     Lexer::new(source, true).run()
 }
 
-/// The tokens of a template's expression. Only strings are told from code: `//` is a division there.
+/// The tokens of a template's expression. Only strings are distinguished from code: `//` is a division there.
 pub fn expression(source: &str) -> Vec<Token> {
     Lexer::new(source, false).run()
 }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_are_told_from_code_comments_and_regular_expressions() {
+    fn literals_are_distinguished_from_code_comments_and_regular_expressions() {
         assert_eq!(
             script("a('it\\'s') // 'no'\n/* \"no\" */ b(/['\"]\\//g) / 2;"),
             [code("a("), literal("it's"), code(") \n b(_g) / 2;")]

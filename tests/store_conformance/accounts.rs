@@ -139,7 +139,7 @@ pub async fn tokens_are_listed_while_they_are_valid(store: &Store) {
     assert!(listed(None, Some(ids[1]), 2).await.is_empty());
 }
 
-pub async fn sessions_are_told_apart_and_ended(store: &Store) {
+pub async fn sessions_are_distinguished_and_ended(store: &Store) {
     let (me, other) = (user(store, "me").await, user(store, "other").await);
     let mut sessions = Vec::new();
     for number in 1..=4 {

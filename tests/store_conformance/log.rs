@@ -69,7 +69,7 @@ async fn follow(store: Store, is_over: Arc<AtomicBool>) -> BTreeSet<Position> {
     }
 }
 
-pub async fn an_append_keeps_its_order_and_tells_the_head_before(store: &Store) {
+pub async fn an_append_keeps_its_order_and_returns_the_head_before(store: &Store) {
     assert_eq!(store.log_state().await.unwrap().head, 0);
     assert!(append(store, &[]).await.events.is_empty());
     let mut head = 0;

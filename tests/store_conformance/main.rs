@@ -60,7 +60,7 @@ macro_rules! suite {
 
 suite!(
     log::a_cursor_reader_beside_many_appenders_misses_nothing,
-    log::an_append_keeps_its_order_and_tells_the_head_before,
+    log::an_append_keeps_its_order_and_returns_the_head_before,
     log::an_event_comes_back_as_it_was_given,
     log::a_repeated_key_gives_the_first_event,
     log::a_key_used_at_once_gives_one_event,
@@ -87,7 +87,7 @@ suite!(
     accounts::tokens_end_by_time_and_by_revocation,
     accounts::tokens_are_listed_while_they_are_valid,
     accounts::sessions_end_by_time_and_by_signing_out,
-    accounts::sessions_are_told_apart_and_ended,
+    accounts::sessions_are_distinguished_and_ended,
     accounts::the_use_of_a_session_is_noted_now_and_then,
     users::a_name_that_a_row_has_or_had_is_never_anothers,
     users::an_issuers_subject_is_one_user,
@@ -112,7 +112,7 @@ async fn execute(url: &str, sql: &str) {
     }
 }
 
-async fn a_schema_is_told_from_others(fresh: Fresh) {
+async fn a_schema_is_distinguished_from_others(fresh: Fresh) {
     let Fresh { store, url, .. } = &fresh;
     let (one, other) = tokio::join!(store.migrate(), store.migrate());
     one.and(other).unwrap();
@@ -158,13 +158,13 @@ async fn a_newer_schema_of_postgres_names_who_may_use_it() {
 }
 
 #[tokio::test]
-async fn a_schema_of_sqlite_is_told_from_others() {
-    a_schema_is_told_from_others(sqlite().await).await;
+async fn a_schema_of_sqlite_is_distinguished_from_others() {
+    a_schema_is_distinguished_from_others(sqlite().await).await;
 }
 
 #[tokio::test]
-async fn a_schema_of_postgres_is_told_from_others() {
-    a_schema_is_told_from_others(postgres_server().await).await;
+async fn a_schema_of_postgres_is_distinguished_from_others() {
+    a_schema_is_distinguished_from_others(postgres_server().await).await;
 }
 
 /// What programs of migration 5 and people by hand write gets what later programs need.

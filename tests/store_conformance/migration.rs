@@ -103,7 +103,8 @@ async fn a_run_that_broke_goes_on_where_it_was() {
     assert_eq!(number(&mut connection, valid).await, 1);
 }
 
-/// Whoever uses a table for long holds up its change, and by that nobody else: the change gives way and comes again.
+/// A transaction that uses a table for long holds up the table's change, and by that nobody else: the change
+/// gives way and is tried again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_a_table_in_use_gives_way() {
     let (url, mut connection) = before().await;

@@ -41,7 +41,7 @@ async fn an_append_waits_for_the_lock_only_so_long() {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_is_told_and_what_was_acknowledged_is_there_again() {
+async fn a_server_that_goes_away_is_reported_and_what_was_acknowledged_is_there_again() {
     let server = PostgresServer::start();
     let url = server.new_database().await;
     let limits = StoreLimits { acquire_timeout: Duration::from_secs(1), ..StoreLimits::default() };

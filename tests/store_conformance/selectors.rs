@@ -152,7 +152,7 @@ async fn for_reader(
     let replayed = pages(store, begin, selector, Some(reader), limit).await;
     assert_eq!(positions(&replayed), wanted_unread, "a replay: {reader:?}");
     for event in replayed {
-        assert!(selector.targets(&event.audience), "{event:?} tells why it came");
+        assert!(selector.targets(&event.audience), "{event:?} shows why it came");
         assert!(event.audience.user_ids().iter().all(|user| *user == 1), "{event:?} names nobody else");
         assert!(event.audience.topics().iter().all(|topic| selector.topics.contains(topic)));
     }

@@ -153,7 +153,7 @@ impl Node {
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     }
 
-    /// One of its figures.
+    /// One of its metrics.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
         let values = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));

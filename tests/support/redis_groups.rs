@@ -106,7 +106,7 @@ async fn relay(listener: TcpListener, port: u16, to: String, cut: watch::Receive
     while let Ok((mut one, _)) = listener.accept().await {
         let (to, mut cut) = (to.clone(), cut.clone());
         tokio::spawn(async move {
-            // Every message tells in its header, after 40 bytes, whose it is.
+            // Every message names its sender in its header, after 40 bytes.
             let mut header = [0; 80];
             one.read_exact(&mut header).await?;
             let from = String::from_utf8_lossy(&header[40..]).into_owned();
@@ -122,7 +122,7 @@ async fn relay(listener: TcpListener, port: u16, to: String, cut: watch::Receive
                     }
                 } => return std::io::Result::Ok(()),
             }
-            // Nothing passes, and nothing is closed: that would tell.
+            // Nothing passes, and nothing is closed: that would be noticed.
             std::future::pending().await
         });
     }

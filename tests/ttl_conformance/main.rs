@@ -57,7 +57,7 @@ suite!(
     limits_are_independent_of_each_other_and_of_keys,
     takes_at_once_never_exceed_the_burst,
     odd_limits_are_survived,
-    expirations_tell_of_ended_keys_only,
+    expirations_report_ended_keys_only,
     a_full_queue_of_expirations_loses_and_goes_on,
     members_are_those_who_entered_and_did_not_leave,
     a_member_ends_by_its_time_and_entering_again_begins_a_new_one,
@@ -278,7 +278,7 @@ async fn until_heard(ttl: &Ttl, prefix: &str, expirations: &mut mpsc::Receiver<S
     }
 }
 
-async fn expirations_tell_of_ended_keys_only(open: impl Fn(&TtlLimits) -> Ttl) {
+async fn expirations_report_ended_keys_only(open: impl Fn(&TtlLimits) -> Ttl) {
     let ttl = open(&patient());
     let (prefix, other) = (name("mine:"), name("other:"));
     let mut expirations = listening(&ttl, &prefix).await;
@@ -291,26 +291,26 @@ async fn expirations_tell_of_ended_keys_only(open: impl Fn(&TtlLimits) -> Ttl) {
     ttl.put(&format!("{prefix}replaced"), b"value", LONG).await.unwrap();
     ttl.put(&format!("{other}ends elsewhere"), b"value", SHORT).await.unwrap();
     ttl.take(&format!("{prefix}limit"), 1, SHORT).await.unwrap();
-    // Ends well after all the others, so that what is not told by then is not told.
+    // Ends well after all the others: what is not reported by then is not reported at all.
     let last = (format!("{prefix}last"), b"value".to_vec(), now_millis() + 4500);
     ttl.put_until(&[last]).await.unwrap();
-    let told = heard_until("last", &mut expirations).await;
-    assert_eq!(told, BTreeSet::from(["ends".into(), "last".into()]));
-    let told = heard_until("ends elsewhere", &mut elsewhere).await;
-    assert_eq!(told, BTreeSet::from(["ends elsewhere".into()]));
+    let reported = heard_until("last", &mut expirations).await;
+    assert_eq!(reported, BTreeSet::from(["ends".into(), "last".into()]));
+    let reported = heard_until("ends elsewhere", &mut elsewhere).await;
+    assert_eq!(reported, BTreeSet::from(["ends elsewhere".into()]));
     ttl.remove(&format!("{prefix}stays")).await.unwrap();
     ttl.remove(&format!("{prefix}replaced")).await.unwrap();
 }
 
 async fn heard_until(last: &str, expirations: &mut mpsc::Receiver<String>) -> BTreeSet<String> {
-    let mut told = BTreeSet::new();
-    while !told.contains(last) {
+    let mut reported = BTreeSet::new();
+    while !reported.contains(last) {
         let heard = timeout(PATIENCE, expirations.recv()).await.expect("nothing more is heard").unwrap();
-        told.insert(heard);
+        reported.insert(heard);
     }
     // Left over from waiting for the subscription.
-    told.remove("probe");
-    told
+    reported.remove("probe");
+    reported
 }
 
 async fn a_full_queue_of_expirations_loses_and_goes_on(open: impl Fn(&TtlLimits) -> Ttl) {
@@ -365,7 +365,7 @@ async fn memory_stays_within_its_bound() {
 }
 
 #[test]
-fn urls_that_cannot_be_used_are_refused_without_telling_the_password() {
+fn urls_that_cannot_be_used_are_refused_without_revealing_the_password() {
     let limits = TtlLimits::default();
     for url in
         ["http://user:secret@localhost", "redis://:secret@localhost:99999", "redis://:secret@localhost/x"]

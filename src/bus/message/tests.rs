@@ -88,7 +88,7 @@ fn every_message_round_trips_and_no_part_of_one_is_a_message() {
 }
 
 #[test]
-fn what_a_newer_program_sends_is_told_apart_from_broken_bytes() {
+fn what_a_newer_program_sends_is_distinguished_from_broken_bytes() {
     assert_eq!(Received::decode(b"3 whatever comes then"), Err(Unreadable::Version(3)));
     for broken in [&b""[..], b"2", b"2 ", b"x {}\n", b"-2 {}\n", b"99999999999 {}\n", b"2 {\"sender\":1}\n"] {
         assert_eq!(Received::decode(broken), Err(Unreadable::Malformed), "{broken:?}");

@@ -103,7 +103,7 @@ impl<'a> Events<'a> {
         }
         for heard in &ledger.heard {
             let What::Delivery(delivery) = &heard.what else { continue };
-            // A key that nobody published is told by the listener's own check.
+            // A key that nobody published is reported by the listener's own check.
             let Some(&index) = events.by_key.get(&*delivery.key) else { continue };
             identities.claim(&mut events.facts, index, &delivery.event_id, delivery.position, verdict);
             let fact = &mut events.facts[index];

@@ -13,7 +13,7 @@ use crate::ledger::{At, Ledger, What};
 pub struct Measurements {
     /// Events that were acknowledged.
     pub acked: usize,
-    /// Events whose fate no publisher was told.
+    /// Events of whose outcome no publisher was informed.
     pub unknown: usize,
     /// Events that were refused.
     pub failed: usize,
@@ -35,7 +35,7 @@ pub struct Measurements {
     pub p99_delay: Duration,
     /// The longest time that a listener was without a stream.
     pub longest_outage: Duration,
-    /// How often a listener was told that its past is lost.
+    /// How often a listener was notified that its past is lost.
     pub resets: usize,
     /// The most resident memory of one process, in bytes.
     pub peak_memory: u64,
@@ -63,8 +63,8 @@ pub fn fill(ledger: &Ledger, events: &Events<'_>, verdict: &mut Verdict) {
     measurements.longest_outage = longest_outage(ledger, events);
 }
 
-/// From the end of a stream (or the first attempt at one) to the first id of the next. Whoever was revoked or
-/// left has no outage; one without a stream in the end has one until the run's end.
+/// From the end of a stream (or the first attempt at one) to the first id of the next. A listener that was
+/// revoked or left has no outage; one without a stream in the end has one until the run's end.
 fn longest_outage(ledger: &Ledger, events: &Events<'_>) -> Duration {
     let mut without: HashMap<usize, At> = HashMap::new();
     let mut with = HashSet::new();

@@ -53,7 +53,7 @@ fn start(heard: &[&Heard]) -> Option<i64> {
     })
 }
 
-/// Connections that tell of a reset before they bring any event: their first id is already the new cursor, so
+/// Connections that report a reset before they bring any event: their first id is already the new cursor, so
 /// the reset holds from their beginning.
 fn early_resets(heard: &[&Heard]) -> HashMap<u32, Mark> {
     let mut has_event = HashSet::new();
@@ -121,7 +121,7 @@ struct Pass<'a, 'v> {
     got: HashMap<usize, Receipt>,
     /// How many of `owed` are at or below the highest position that a cursor named.
     claimed: usize,
-    /// Events that a cursor named as sent ahead, without ground: each is told once.
+    /// Events that a cursor named as sent ahead, without ground: each is reported once.
     claimed_ahead: HashSet<i64>,
     /// Cursors whose past is not owed any more: where the listener began, and resets.
     written_off: Vec<Mark>,
@@ -161,7 +161,7 @@ impl<'a> Pass<'a, '_> {
             }
             What::Notice { name, data, raw_id } => {
                 if name == "carillon.reset" {
-                    self.told_reset(data, raw_id, record.at);
+                    self.received_reset(data, raw_id, record.at);
                 }
                 self.id_in_force(raw_id, record.at);
             }
@@ -183,12 +183,13 @@ impl<'a> Pass<'a, '_> {
         }
     }
 
-    fn told_reset(&mut self, data: &serde_json::Value, raw_id: &str, at: At) {
+    fn received_reset(&mut self, data: &serde_json::Value, raw_id: &str, at: At) {
         self.verdict.measurements.resets += 1;
         if !self.promises.resets {
             let who = self.who();
-            self.verdict
-                .add(Check::C1, || format!("{who} was told at {} that its past is lost: {data}", shown(at)));
+            self.verdict.add(Check::C1, || {
+                format!("{who} was notified at {} that its past is lost: {data}", shown(at))
+            });
         }
         if let Some(mark) = reset_to(data, raw_id) {
             self.reset(&mark);
@@ -216,7 +217,9 @@ impl<'a> Pass<'a, '_> {
         };
         if self.epoch.as_ref().is_some_and(|epoch| *epoch != mark.epoch) && !self.connection.is_reset {
             let who = self.who();
-            self.verdict.add(Check::C4, || format!("{who}: the id {raw_id:?} is of another history, untold"));
+            self.verdict.add(Check::C4, || {
+                format!("{who}: the id {raw_id:?} is of another history, without a reset")
+            });
         }
         self.epoch = Some(mark.epoch.clone());
         if std::mem::take(&mut self.connection.is_fresh) {

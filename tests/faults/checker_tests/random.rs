@@ -214,7 +214,7 @@ impl Model {
         }
     }
 
-    /// The newest event goes to all who are connected; whoever has it does not get it again.
+    /// The newest event goes to all who are connected; a reader that has it does not get it again.
     fn live(&mut self, readers: &mut [Reader], at: u64) {
         let Some(event) = self.log.last().cloned() else { return };
         for (id, reader) in readers.iter_mut().enumerate().filter(|(_, reader)| reader.is_connected) {

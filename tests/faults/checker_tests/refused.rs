@@ -18,14 +18,14 @@ fn refused() -> (Run, usize) {
 }
 
 #[test]
-fn c1_whoever_is_refused_is_lost_even_if_nothing_came_since() {
+fn c1_a_refused_listener_is_lost_even_if_nothing_came_since() {
     let (run, _) = refused();
     let verdict = run.breaks(&[C1]);
     assert!(verdict.violations[0].text.contains("with 503"), "{verdict}");
 }
 
 #[test]
-fn c1_whoever_was_revoked_is_refused() {
+fn c1_a_revoked_listener_is_refused() {
     let (mut run, listener) = refused();
     run.ended(40, Ended::Revoked { listener });
     // Not before it was asked for.

@@ -137,7 +137,7 @@ impl Run {
         (attempt, position)
     }
 
-    /// The listener is told that its past is lost.
+    /// The listener is notified that its past is lost.
     pub fn reset(&mut self, listener: usize, at: u64, cursor: &str) {
         let data = json!({ "reason": "retention", "cursor": cursor });
         self.heard(listener, at, What::Notice { name: "carillon.reset".into(), data, raw_id: cursor.into() });

@@ -24,7 +24,7 @@ const MAX_BUCKETS: usize = 1000;
 /// Names of faults close to each other stand in so many lines.
 const NAME_LINES: usize = 3;
 
-/// Colours that can be told apart on white and on black.
+/// Colours that can be distinguished on white and on black.
 const STYLE: &str = "\
 .page{fill:#fff}.text{fill:#222;font:12px sans-serif}.title{font-size:15px;font-weight:bold}\
 .axis{stroke:#888;stroke-width:1}.acked{fill:#2b6cb0}.delivered{fill:#2f855a}\

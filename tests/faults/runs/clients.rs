@@ -120,7 +120,7 @@ async fn a_reconnect_storm() {
         run.clients.iter().all(|client| client.deliveries() >= 3 || client.listener.min_priority.is_some())
     };
     wait_until(DEADLINE, "everybody has what was published before", all_came).await;
-    // Whoever was not to get it learns with the next heartbeat that it is behind them.
+    // A client that does not get these learns with the next heartbeat that they are behind it.
     run.calm(2.5).await;
     let begun = run.now();
     run.kill(0);

@@ -26,7 +26,7 @@ async fn the_logs_lock() {
     }
 }
 
-/// The bus brings one node nothing at all; only the look at the log's head tells that there is something.
+/// The bus brings one node nothing at all; only the look at the log's head shows that there is something.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_look_at_the_head() {
     for is_on in [true, false] {

@@ -19,8 +19,8 @@ async fn the_master_behind_sentinel_is_killed() {
     untouched(run).await;
 }
 
-/// The old master goes on serving whoever is still connected, while the sentinels have put another in charge: for a
-/// while there are publishers and listeners on both.
+/// The old master goes on serving the clients still connected, while the sentinels have put another in
+/// charge: for a while there are publishers and listeners on both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_master_behind_sentinel_is_isolated() {
     let redis = RedisSentinels::start().await;

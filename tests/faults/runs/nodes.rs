@@ -28,7 +28,7 @@ async fn killed_at_random() {
     run.finish().await.assert_clean();
 }
 
-/// The event is in the log and no bus ever tells of it: only the head does.
+/// The event is in the log and no bus ever announces it: only the head shows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_commit_and_announcement() {
     dies_at("announcing", "node-killed-unannounced").await;
@@ -64,7 +64,7 @@ async fn dies_at(failpoint: &str, name: &'static str) {
     run.finish().await.assert_clean();
 }
 
-/// A rolling restart: streams are told to come back, none is refused.
+/// A rolling restart: streams are asked to come back, none is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terminated_in_turn() {
     let mut run = Run::start(Plan::new("nodes-rolling", "nothing lost or repeated, none refused")).await;
@@ -156,7 +156,7 @@ async fn out_of_memory() {
     let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
     let size: u64 = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
     limit(pid, "as", size);
-    // More than it has room for. Whoever finds it dead goes on elsewhere.
+    // More than it has room for. A client that finds it dead goes on elsewhere.
     run.listen_many(LISTENERS, 0).await;
     wait_until(DEADLINE, "node 0 dies of it", async || run.world.nodes[0].has_ended()).await;
     let signal = run.world.nodes[0].take_signal();

@@ -19,7 +19,7 @@ async fn ended_with_the_bus_up() {
     let listener = token.0;
     revoke(&run, token).await;
     let ended = async || run.clients[session].refused() == Some(401);
-    // Told over the bus: a second is promised, and far less measured.
+    // Notified over the bus: a second is promised, and far less measured.
     wait_until(Duration::from_secs(5), "signing out ends the stream on another node", ended).await;
     println!("signed out: the stream on another node ended within {:?}", run.now() - begun);
     run.calm(35.0).await;

@@ -24,7 +24,7 @@ async fn crashed_and_restarted() {
         run.outage("Postgres crashed", begun);
         run.calm(2.0).await;
     }
-    // Whoever comes later and asks for everything finds all of it in the log, too.
+    // A listener that comes later and asks for everything finds all of it in the log, too.
     let mut options = run.options(0, 0);
     options.cursor = Some(format!("{}-0", run.world.people.store().log_state().await.unwrap().epoch));
     options.listener.is_slow = true;
@@ -49,7 +49,8 @@ async fn frozen() {
     run.finish().await.assert_untouched();
 }
 
-/// Whoever comes while nobody can be recognised is told to come back, not sent away: an EventSource would not return.
+/// A client that comes while nobody can be recognised is asked to come back, not refused: an EventSource
+/// would not return.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_while_listeners_come() {
     let mut run = Run::start(Plan::new("postgres-gone", "nothing lost, nobody refused")).await;
@@ -105,7 +106,7 @@ async fn cut_during_commit() {
     let cut: u64 = run.world.to_postgres.iter().map(|way| way.faults.counts().cut).sum();
     assert!(cut >= 10, "only {cut} connections were cut");
     let unknown = run.count_attempts(|attempt| matches!(attempt.outcome, Outcome::Unknown { .. }));
-    assert!(unknown > 0, "every publisher was told what became of its event");
+    assert!(unknown > 0, "every publisher was informed of its event's outcome");
     run.finish().await.assert_untouched();
 }
 

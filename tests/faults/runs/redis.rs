@@ -7,10 +7,10 @@ use crate::resp::PushFault;
 use crate::run::{Plan, Run};
 use crate::support::{DEADLINE, wait_until};
 
-/// What is told when the way over the bus is lost.
+/// Counts how often the bus may have lost messages.
 const GAPS: &str = "carillon_bus_gaps_total";
 
-/// Without the bus a look at the log each second tells what is new: nobody waits much longer for anything.
+/// Without the bus a look at the log each second shows what is new: nobody waits much longer for anything.
 fn plan(name: &'static str, promise: &'static str) -> Plan {
     let mut plan = Plan::new(name, promise);
     plan.promises.worst_delay = Some(Duration::from_secs(4));
@@ -30,7 +30,7 @@ async fn killed_and_started_empty() {
     run.finish().await.assert_untouched();
 }
 
-/// Open connections, no answers: only silence tells. Health must not stay green.
+/// Open connections, no answers: only silence shows it. Health must not stay green.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen() {
     let run = Run::start(plan("redis-frozen", "nothing lost, no stream breaks, readiness red")).await;

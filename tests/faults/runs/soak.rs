@@ -1,4 +1,4 @@
-//! Random faults, one after another and sometimes two at once, for as long as it is told:
+//! Random faults, one after another and sometimes two at once, for as long as `CARILLON_SOAK_SECONDS` says:
 //! `CARILLON_SOAK_SECONDS=3600 scripts/test --test faults -- --ignored --nocapture soak`.
 
 use std::time::Duration;
@@ -54,7 +54,7 @@ const DEEDS: [Deed; 16] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "runs for as long as it is told"]
+#[ignore = "runs for as long as CARILLON_SOAK_SECONDS says"]
 async fn soak() {
     let seconds = std::env::var("CARILLON_SOAK_SECONDS").map_or(60, |text| text.parse().unwrap());
     let mut plan = Plan::new("soak", "nothing lost or repeated, order kept");

@@ -73,7 +73,7 @@ async fn read_what_is_new(run: &Run, client: &reqwest::Client) -> usize {
     entries.len()
 }
 
-/// Who was away for longer than events are kept is told so; nothing is left out silently.
+/// A listener that was away for longer than events are kept is notified; nothing is left out silently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retention_passes_a_listener_who_is_away() {
     let mut plan = Plan::new("retention", "an explicit reset, never a silent gap");
@@ -91,7 +91,7 @@ async fn retention_passes_a_listener_who_is_away() {
     run.calm(2.0).await;
     let outcome = run.finish().await;
     outcome.assert_clean();
-    assert_eq!(outcome.verdict.measurements.resets, 1, "one listener is told, and only that one");
+    assert_eq!(outcome.verdict.measurements.resets, 1, "one listener is notified, and only that one");
 }
 
 /// Nodes whose clocks are 90 seconds apart: times come from the database.

@@ -12,8 +12,8 @@ use crate::resp::PushFault;
 use crate::run::{Plan, Run, TYPES};
 use crate::support::{DEADLINE, wait_until};
 
-/// Its node reads what it did not hear, for those who are there when it asks. Whoever comes meanwhile was not among
-/// them, and nobody else here has the same user.
+/// Its node reads what it did not hear, for those who are there when it asks. A listener that comes meanwhile
+/// was not among them, and nobody else here has the same user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn comes_while_its_node_reads() {
     let plan = Plan::new("client-comes-while-node-reads", "nothing lost or repeated");
@@ -68,7 +68,7 @@ async fn reads_nothing_while_events_are_read_elsewhere() {
     gets_hardly_any(run, listener).await;
 }
 
-/// With Redis dead nobody tells that they have: the node's own clock does.
+/// With Redis dead no notice reports that they have expired: the node's own clock shows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_nothing_until_events_have_expired() {
     let (mut run, listener) = with_a_stalled_listener("expiry-while-waiting").await;
@@ -89,7 +89,7 @@ async fn with_a_stalled_listener(name: &'static str) -> (Run, usize) {
     (run, listener)
 }
 
-/// Their ids. All of them have come to whoever reads.
+/// Their ids. All of them have come to the listener that reads.
 async fn publish(run: &Run, lifetime: Option<Duration>) -> Vec<String> {
     let publisher = run.publisher(0);
     let mut ids = Vec::new();
@@ -106,7 +106,7 @@ async fn publish(run: &Run, lifetime: Option<Duration>) -> Vec<String> {
         ids.push(publisher.publish(&event).await.expect("the event is taken").0);
     }
     let came = async || run.clients[0].deliveries() >= WAITING;
-    wait_until(DEADLINE, "whoever reads has them all", came).await;
+    wait_until(DEADLINE, "the listener that reads has them all", came).await;
     ids
 }
 
