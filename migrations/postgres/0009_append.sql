@@ -19,6 +19,32 @@ as $$
     where is_repeat
 $$;
 
+-- The events that have the keys at these places, in the order of the places. Settings as above.
+create function carillon_first_events(
+    repeats int[],
+    publishers bigint[],
+    keys text[],
+    key_indexes int[],
+    out positions bigint[],
+    out ids uuid[],
+    out created_at bigint[],
+    out expires_at bigint[]
+)
+language sql stable
+set enable_seqscan to off
+set plan_cache_mode to force_generic_plan
+set jit to off
+as $$
+    select array_agg(e.position), array_agg(e.id), array_agg(e.created_at), array_agg(e.expires_at)
+    from (
+        select f.*
+        from unnest(repeats) with ordinality r(place, number)
+        join events f on f.publisher = publishers[r.place] and f.idempotency_key = keys[r.place]
+            and f.idempotency_index = key_indexes[r.place]
+        order by r.number
+    ) e
+$$;
+
 -- Appends events in the order of the arrays; all of one event have the same place. Recipients and topics name the
 -- place, from 1, of their event. `form` is the oldest form that can hold these events. Arrays that would hold only
 -- nulls may be empty.
@@ -53,31 +79,27 @@ create function carillon_append_events(
     out first_expires_at bigint[]
 )
 language plpgsql
-set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
 as $$
 #variable_conflict use_variable
 declare
     forms_written int;
-    drawn bigint;
 begin
     perform pg_advisory_xact_lock(7163384699738779502);
-    select s.forms, greatest(s.floor, (select max(e.position) from events e)), carillon_now()
+    -- Ordered and limited, so that the index is used whatever the table's size was when this was planned.
+    select s.forms, greatest(s.floor, (select e.position from events e order by e.position desc limit 1)),
+            carillon_now()
         into strict forms_written, previous, committed_at
         from log_state s;
     if form > forms_written then
         raise exception using errcode = 'CA001', message = 'form ' || form || ' is not written yet';
     end if;
 
+    positions := array(select nextval('events_position') from generate_series(1, cardinality(ids)));
     -- A database restored from copied tables may have a sequence that stands below its events.
-    drawn := nextval('events_position');
-    if drawn <= previous then
+    if positions[1] <= previous then
         perform setval('events_position', previous);
-        drawn := nextval('events_position');
-    end if;
-    positions := array[drawn];
-    if cardinality(ids) > 1 then
-        positions := positions || array(select nextval('events_position') from generate_series(2, cardinality(ids)));
+        positions := array(select nextval('events_position') from generate_series(1, cardinality(ids)));
     end if;
     if cardinality(keys) > 0 then
         repeats := carillon_repeats(publishers, keys, key_indexes);
@@ -112,15 +134,9 @@ begin
     end if;
 
     if repeats is not null then
-        select array_agg(e.position), array_agg(e.id), array_agg(e.created_at), array_agg(e.expires_at)
+        select f.positions, f.ids, f.created_at, f.expires_at
             into first_positions, first_ids, first_created_at, first_expires_at
-            from (
-                select f.*
-                from unnest(repeats) with ordinality r(place, number)
-                join events f on f.publisher = publishers[r.place] and f.idempotency_key = keys[r.place]
-                    and f.idempotency_index = key_indexes[r.place]
-                order by r.number
-            ) e;
+            from carillon_first_events(repeats, publishers, keys, key_indexes) f;
     end if;
 end
 $$;

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::sleep;
 
 use super::support::servers::PostgresServer;
@@ -38,7 +39,7 @@ fn events(size: usize) -> Vec<NewEvent> {
     (0..size).map(|user| NewEvent { data: data.clone(), ..for_users(&[user as i64 % 1_000 + 1]) }).collect()
 }
 
-async fn lean(connection: &mut PgConnection, events: &[NewEvent]) {
+async fn lean(pool: &PgPool, events: &[NewEvent]) {
     sqlx::query("select * from lean($1, $2, $3, $4, $5, $6, $7)")
         .bind(events.iter().map(|e| e.id).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event_type.as_str()).collect::<Vec<_>>())
@@ -47,12 +48,12 @@ async fn lean(connection: &mut PgConnection, events: &[NewEvent]) {
         .bind(events.iter().map(|e| e.publisher).collect::<Vec<_>>())
         .bind(events.iter().flat_map(|e| e.audience.user_ids().to_vec()).collect::<Vec<_>>())
         .bind((1..=events.len() as i32).collect::<Vec<_>>())
-        .fetch_all(connection)
+        .fetch_all(pool)
         .await
         .unwrap();
 }
 
-async fn before(connection: &mut PgConnection, events: &[NewEvent]) {
+async fn before(pool: &PgPool, events: &[NewEvent]) {
     let nulls = vec![None::<i64>; events.len()];
     sqlx::query("select * from carillon_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)")
         .bind(events.iter().map(|e| e.id).collect::<Vec<_>>())
@@ -69,7 +70,7 @@ async fn before(connection: &mut PgConnection, events: &[NewEvent]) {
         .bind(vec![None::<i32>; events.len()])
         .bind(events.iter().flat_map(|e| e.audience.user_ids().to_vec()).collect::<Vec<_>>())
         .bind((1..=events.len() as i64).collect::<Vec<_>>())
-        .fetch_all(connection)
+        .fetch_all(pool)
         .await
         .unwrap();
 }
@@ -84,16 +85,10 @@ fn used(pid: i32) -> u64 {
 #[ignore = "a measurement"]
 async fn append_cost() {
     let server = PostgresServer::start();
-    let (old, new) = (server.new_database().await, server.new_database().await);
-    let mut connection =
-        PgConnection::connect(&format!("{old}?options=-c%20plan_cache_mode%3Dforce_custom_plan"))
-            .await
-            .unwrap();
-    let migrations = Migrator::new(std::path::Path::new("migrations/postgres")).await.unwrap();
-    migrations.run_to(5, &mut connection).await.unwrap();
-    sqlx::raw_sql(LEAN).execute(&mut connection).await.unwrap();
-    let old_pid: i32 =
-        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.unwrap();
+    let before = of_before(&server.new_database().await, "force_custom_plan").await;
+    let lean = of_before(&server.new_database().await, "auto").await;
+    sqlx::raw_sql(LEAN).execute(&lean).await.unwrap();
+    let new = server.new_database().await;
     let limits = StoreLimits { max_connections: 1, ..StoreLimits::default() };
     let store = Store::open(&new, &limits).await.unwrap();
     store.migrate().await.unwrap();
@@ -105,18 +100,19 @@ async fn append_cost() {
     .fetch_one(&mut look)
     .await
     .unwrap();
+    let pids = [pid_of(&before).await, pid_of(&lean).await, new_pid];
     println!("µs of the backend's CPU an event, best of {ROUNDS}: events, before, lean, now, now/lean");
     for (size, appends) in SIZES {
         let mut best = [u64::MAX; 3];
         for _ in 0..ROUNDS {
             for (way, best) in best.iter_mut().enumerate() {
-                let pid = if way == 2 { new_pid } else { old_pid };
+                let pid = pids[way];
                 for _ in 0..20 {
-                    one(way, size, &mut connection, &store).await;
+                    one(way, size, [&before, &lean], &store).await;
                 }
                 let begin = used(pid);
                 for _ in 0..appends {
-                    one(way, size, &mut connection, &store).await;
+                    one(way, size, [&before, &lean], &store).await;
                 }
                 // What the backend does after its answer belongs to it.
                 sleep(Duration::from_millis(20)).await;
@@ -128,11 +124,25 @@ async fn append_cost() {
     }
 }
 
-async fn one(way: usize, size: usize, connection: &mut PgConnection, store: &Store) {
+/// A database with the schema of before, over one connection of a pool as the store's.
+async fn of_before(url: &str, plans: &str) -> PgPool {
+    let options: PgConnectOptions = url.parse().unwrap();
+    let options = options.options([("plan_cache_mode", plans)]);
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let migrations = Migrator::new(std::path::Path::new("migrations/postgres")).await.unwrap();
+    migrations.run_to(5, &pool).await.unwrap();
+    pool
+}
+
+async fn pid_of(pool: &PgPool) -> i32 {
+    sqlx::query_scalar("select pg_backend_pid()").fetch_one(pool).await.unwrap()
+}
+
+async fn one(way: usize, size: usize, pools: [&PgPool; 2], store: &Store) {
     let events = events(size);
     match way {
-        0 => before(connection, &events).await,
-        1 => lean(connection, &events).await,
+        0 => before(pools[0], &events).await,
+        1 => lean(pools[1], &events).await,
         _ => drop(append(store, &events).await),
     }
 }
