@@ -13,12 +13,13 @@ use crate::bus::message::{self, MessageWriter, node_channel};
 use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
 use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_bus_heartbeat};
 use crate::delivery::endings::Endings;
+use crate::delivery::expiry::Expirations;
 use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
 use crate::delivery::presence::{self, Presence};
 use crate::delivery::stream::{StreamLimits, Streams};
 use crate::delivery::subscriber::{self, Feed};
 use crate::delivery::sweep::{SWEEP_EVERY, Sweep};
-use crate::delivery::{Progress, SequencerLimits, expiry};
+use crate::delivery::{Progress, SequencerLimits};
 use crate::event::Epoch;
 use crate::http::Services;
 use crate::identity::Accounts;
@@ -224,9 +225,13 @@ impl Parts {
         let accounts = Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone());
         let mut endings = Endings::new(self.store.clone(), accounts.clone(), self.hub.clone());
         every!(tasks, limits.poll_every, endings.follow().await);
-        let watching =
-            expiry::watch_expirations(self.ttl.clone(), self.hub.clone(), self.store.clone(), known_epoch);
-        tasks.spawn(watching);
+        let expirations = Expirations {
+            hub: self.hub.clone(),
+            store: self.store.clone(),
+            clock: self.progress.clock.clone(),
+            epoch: known_epoch,
+        };
+        tasks.spawn(expirations.watch(self.ttl.clone()));
         tasks.spawn(presence::run(self.presence.clone()));
         let feed = Feed {
             hub: self.hub.clone(),

@@ -4,9 +4,11 @@
 mod presence;
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use carillon::account::Role;
+use carillon::publishing::LiveKey;
+use carillon::ttl::{Ttl, TtlLimits};
 use serde_json::{Value, json};
 use support::listener::Listener;
 use support::node::{Node, People, event, publish};
@@ -234,7 +236,7 @@ async fn signing_out_on_one_node_ends_the_sessions_streams_on_all() {
     }
 }
 
-/// A token is revoked by somebody who is on no bus: each node reads it, and forgets the answer that is cached for all.
+/// A token is revoked by somebody who is on no bus: each node reads it, and forgets its cached answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_beside_the_nodes_ends_on_all_of_them() {
     let cluster = Cluster::start().await;
@@ -257,4 +259,27 @@ async fn what_ends_beside_the_nodes_ends_on_all_of_them() {
         assert!(stream.text().await.unwrap().contains("event: carillon.signout"));
         assert_eq!(ask(node, "inbox").await.status(), 401, "nothing cached lets it in again");
     }
+}
+
+/// The clock of Redis is ahead: the key of a living event ends, and the event stays until it ends by the database's clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_outlives_its_key_that_ended_early() {
+    let cluster = Cluster::start().await;
+    let alice = Listener::start(&cluster.from(0), &cluster.alice, "").await;
+    let mut ending = event(&json!("everyone"), &json!({}));
+    ending["expires_in"] = json!(5);
+    let client = reqwest::Client::new();
+    let id = publish(&client, &cluster.from(1), &cluster.people.publisher, &ending).await;
+    alice.has_all(&[id]).await;
+    let store = cluster.people.store();
+    let state = store.log_state().await.unwrap();
+    let expires_at = store.event_at(state.head).await.unwrap().unwrap().expires_at.unwrap();
+    let key = LiveKey { epoch: state.epoch, position: state.head, expires_at }.to_string();
+    let ttl = Ttl::open(&cluster.redis.url(""), &TtlLimits::default()).unwrap();
+    let is_set = async || ttl.get(&key).await.unwrap().is_some();
+    wait_until(DEADLINE, "the event has its key", is_set).await;
+    ttl.put(&key, b"", Duration::from_millis(20)).await.unwrap();
+    let has_ended = || alice.log().notices.iter().any(|(name, _)| name == "carillon.expire");
+    wait_until(DEADLINE, "the event ends", async || has_ended()).await;
+    assert!(store.log_state().await.unwrap().now >= expires_at, "it ended with its key");
 }

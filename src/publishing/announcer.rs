@@ -2,21 +2,14 @@
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use super::LiveKey;
 use super::byte_budget::ByteBudget;
 use super::size;
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
-use crate::event::{Cursor, Epoch, Event, Millis, Position};
+use crate::event::{Epoch, Event, Millis, Position};
 use crate::failpoint;
 use crate::ttl::Ttl;
-
-/// Before epoch and position in the name of the key that lives as long as an event.
-pub const LIVE_KEY: &str = "event:";
-
-/// The name of the key that lives as long as an event.
-fn live_key(epoch: &Epoch, position: Position) -> String {
-    format!("{LIVE_KEY}{}", Cursor::at(epoch.clone(), position))
-}
 
 /// One append, committed.
 pub(super) struct Committed {
@@ -61,10 +54,8 @@ pub(super) async fn announce(
             metrics::counter!("carillon_announcements_skipped_total").increment(1);
             continue;
         };
-        let keys: Vec<(String, Vec<u8>, Millis)> = events
-            .iter()
-            .filter_map(|e| Some((live_key(epoch, e.position), Vec::new(), e.expires_at?)))
-            .collect();
+        let keys: Vec<(String, Vec<u8>, Millis)> =
+            events.iter().filter_map(|e| Some((live_key(epoch, e)?, Vec::new(), e.expires_at?))).collect();
         let messages = writer.after_append(epoch, previous, events);
         if let Err(error) = bus.publish(&messages).await {
             metrics::counter!("carillon_announcements_failed_total").increment(1);
@@ -74,4 +65,9 @@ pub(super) async fn announce(
             metrics::counter!("carillon_live_keys_failed_total").increment(keys.len() as u64);
         }
     }
+}
+
+fn live_key(epoch: &Epoch, event: &Event) -> Option<String> {
+    let key = LiveKey { epoch: epoch.clone(), position: event.position, expires_at: event.expires_at? };
+    Some(key.to_string())
 }

@@ -6,6 +6,7 @@
 
 mod announcer;
 mod byte_budget;
+mod live_key;
 pub mod retention;
 mod take_back;
 mod writer;
@@ -27,8 +28,8 @@ use crate::event::{Audience, Draft, Event, Invalid, NewEvent, Position, Recipien
 use crate::store::{AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
-pub use announcer::LIVE_KEY;
 use byte_budget::ByteBudget;
+pub use live_key::LiveKey;
 pub use take_back::take_back;
 use writer::{Log, Request};
 
