@@ -124,7 +124,7 @@ impl SseParser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::frame::{Delivery, ServerEvent, id_line, retry_line};
+    use crate::delivery::frame::{COMMENT, Delivery, ServerEvent};
     use crate::event::draft::on_one_line;
     use crate::event::{Audience, Cursor, Event, Priority};
     use proptest::prelude::*;
@@ -218,7 +218,12 @@ mod tests {
             cuts in prop::collection::vec(0..200usize, 0..30),
         ) {
             let epoch: crate::event::Epoch = "e1".parse().unwrap();
-            let mut stream = id_line(&Cursor::at(epoch.clone(), 4)) + &retry_line(700) + "\n";
+            let at = |position| Cursor::at(epoch.clone(), position);
+            let frame = |event: ServerEvent, position| {
+                String::from_utf8(event.frame(Some(&at(position))).to_vec()).unwrap()
+            };
+            let retry = std::time::Duration::from_millis(700);
+            let mut stream = frame(ServerEvent::connected(Uuid::nil(), 4, &[], retry), 4);
             let mut expected = Vec::new();
             for (text, position) in texts.iter().zip(5..) {
                 let event = Event {
@@ -236,10 +241,12 @@ mod tests {
                 expected.push((text.clone(), format!("e1-{position}"), event.id));
                 let delivery = Delivery::new(&epoch, event);
                 stream.push_str(std::str::from_utf8(delivery.envelope().bytes()).unwrap());
-                stream.push_str("id: e1-99\n");
-                stream.push_str(&ServerEvent::nodes(&serde_json::json!({ "x": text })).body());
+                stream.push_str(COMMENT);
+                stream.push_str(&frame(ServerEvent::nodes(&serde_json::json!({ "x": text })), 99));
             }
-            let (events, last, retry) = in_pieces(stream.as_bytes(), &cuts);
+            let (mut events, last, retry) = in_pieces(stream.as_bytes(), &cuts);
+            let first = events.remove(0);
+            prop_assert_eq!((&first.event[..], &first.id[..]), ("carillon.connected", "e1-4"));
             prop_assert_eq!((last.as_str(), retry), ("e1-99", Some(700)));
             prop_assert_eq!(events.len(), expected.len() * 2);
             for (pair, (text, id, event_id)) in events.chunks(2).zip(expected) {

@@ -22,13 +22,21 @@ async function connect() {
     if (!answer.ok) return notice(t('stream.refused', { status: answer.status, message: (await answer.json()).detail }));
     showState('live');
     const pieces = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = '';
+    let rest = '';
+    let frame = [];
     for (let piece = await pieces.read(); !piece.done; piece = await pieces.read()) {
-      // A blank line ends a frame. (Other servers may also end lines with CR; this one does not.)
-      const frames = (text + piece.value).split('\n\n');
-      text = frames.pop();
-      frames.forEach(show);
+      // Other servers may also end lines with CR; this one does not.
+      const lines = (rest + piece.value).split('\n');
+      rest = lines.pop();
+      for (const line of lines) {
+        if (line !== '') frame.push(line);
+        // A blank line ends a frame; a comment in front of one is a keep-alive.
+        if (line !== '' && !(frame.length === 1 && line.startsWith(':'))) continue;
+        show(frame.join('\n'));
+        frame = [];
+      }
     }
+    if (frame.length > 0) show(frame.join('\n'));
     notice(t('stream.ended'));
   } catch {
     if (!signal.aborted) notice(t('stream.broke'));

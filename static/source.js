@@ -1,8 +1,8 @@
 // One stream's life: an EventSource, and another whenever the browser has given up or does not notice that the
 // connection is dead.
 //
-// An EventSource shows neither comments nor frames that hold only an `id:`, so a page cannot see keep-alives. With
-// `alive=true` the server sends them as events named `carillon.alive`.
+// An EventSource does not show comments, so a page cannot see keep-alives. With `alive=true` the server sends them as
+// events named `carillon.alive`.
 
 export const FIRST_PAUSE = 1_000;
 export const LONGEST_PAUSE = 30_000;
@@ -17,7 +17,7 @@ const SILENT_INTERVALS = 2.5;
 const LEAST_SILENCE = 5_000;
 const TICK = 1_000;
 const ANSWER_WITHIN = 8_000;
-const NAMED = ['reset', 'read', 'retract', 'expire', 'presence', 'join', 'leave', 'alive', 'signout'];
+const NAMED = ['connected', 'reset', 'read', 'retract', 'expire', 'presence', 'join', 'leave', 'alive', 'signout'];
 
 export class Source {
   /** The stream's cursor as text: where another stream would go on. Null before the first frame. */
@@ -109,6 +109,8 @@ export class Source {
     // What publishers wrote, as text: nested very deeply it can be parsed, but not be given to another tab.
     if (name === 'event') return this.#on.frame({ name, text, id });
     const data = JSON.parse(text);
+    // Of use to nobody but this: what follows at once gives everybody the cursor.
+    if (name === 'connected') return;
     this.#on.frame({ name, data, id });
     if (name === 'alive') this.#alive(data);
   }

@@ -368,8 +368,9 @@ fn the_session_works_as_it_stands() {
             // The same key twice; the listener receives the event once.
             "\"position\":1}",
             "\"position\":1}",
-            "id: ",
+            "event: carillon.connected",
             "retry: ",
+            "id: ",
             "\"type\":\"order.paid\"",
             // What was missed.
             "{\"events\":[{\"id\":",

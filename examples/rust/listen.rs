@@ -61,7 +61,7 @@ impl Listener {
         }
         let mut parser = SseParser::new(MAX_EVENT_BYTES);
         while let Some(piece) = next_piece(&mut stream).await {
-            let events = parser.feed(&piece)?;
+            let (events, is_new) = (parser.feed(&piece)?, self.cursor.is_empty());
             self.pause = parser.retry().map(Duration::from_millis).or(self.pause);
             for event in events {
                 if let Err(error) = self.handle(server, &event).await {
@@ -71,9 +71,9 @@ impl Listener {
                 // Only now: what failed comes again.
                 self.cursor = event.id;
             }
-            // Also of frames without data, such as the first: from there on nothing is missed.
+            // From the first frame on: nothing is missed after it.
             if !parser.last_event_id().is_empty() {
-                if self.cursor.is_empty() {
+                if is_new {
                     eprintln!("listening to {server}");
                 }
                 parser.last_event_id().clone_into(&mut self.cursor);

@@ -6,6 +6,7 @@
 mod history;
 mod leave_order;
 mod replay;
+mod request;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,14 +20,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame as BodyFrame};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
-use crate::delivery::frame::{Delivery, ServerEvent, id_line, retry_line};
-use crate::delivery::hub::{Closing, Fence, Hub, Listener, QueueItem, QueueRead, Refused, Subscription};
+use crate::delivery::frame::{COMMENT, Delivery, ServerEvent};
+use crate::delivery::hub::{Closing, Fence, Hub, Listener, QueueItem, QueueRead, Refused};
 use crate::event::{Cursor, Millis, Position};
 use crate::store::clock::Clock;
 use crate::store::{Store, StoreError};
 use history::History;
 use replay::Backlog;
+pub use request::StreamRequest;
 
 /// The pause after a read that failed.
 const RETRY_READ: Duration = Duration::from_millis(500);
@@ -99,33 +102,28 @@ impl Streams {
         self.limits.retry
     }
 
-    /// Opens a stream. `resume` is the cursor as the client sent it. Without one the stream begins now, after the
-    /// last `history` events of each topic, if that is given.
-    pub fn open(
-        self: &Arc<Self>,
-        subscription: Subscription,
-        resume: Option<&str>,
-        history: Option<u32>,
-    ) -> Result<EventStream, Refused> {
-        let parsed = resume.map(str::parse::<Cursor>);
-        let cursor = parsed.as_ref().and_then(|c| c.as_ref().ok());
+    /// Opens a stream.
+    pub fn open(self: &Arc<Self>, request: StreamRequest) -> Result<EventStream, Refused> {
+        let StreamRequest { subscription, resume, history, has_heartbeats } = request;
+        let cursor = resume.as_ref().and_then(|resume| resume.as_ref().ok());
         let (listener, fence) = self.hub.register(subscription, cursor)?;
         let mut stream = EventStream {
             shared: self.clone(),
             listener,
             cursor: Cursor::at(fence.epoch.clone(), fence.at),
+            is_cursor_sent: false,
             out: VecDeque::new(),
             phase: Phase::Live,
             limit: self.limits.replay_events,
-            has_heartbeats: false,
+            has_heartbeats,
         };
-        match parsed {
+        match resume {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
             Some(Err(_)) => stream.reset("unreadable"),
             None => stream.begin(history, fence),
         }
-        let hello = format!("{}{}\n", stream.id_line(), retry_line(millis(self.limits.retry)));
-        stream.out.push_front(Ready::Frame(hello.into()));
+        stream.connected();
+        stream.send_heartbeat();
         Ok(stream)
     }
 }
@@ -157,6 +155,8 @@ pub struct EventStream {
     listener: Arc<Listener>,
     /// What has been handed to the connection.
     cursor: Cursor,
+    /// Whether the last frame that is sent, or waits to be, carries this cursor.
+    is_cursor_sent: bool,
     out: VecDeque<Ready>,
     phase: Phase,
     /// How many events a replay reads at once.
@@ -166,18 +166,19 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// The same stream with heartbeats as events, for what an `EventSource` does not show: the cursor, that the stream
-    /// lives, and whether it has sent everything up to now.
-    pub fn with_heartbeats(mut self) -> Self {
-        self.has_heartbeats = true;
-        self.send_heartbeat();
-        self
+    /// Puts the first frame of the stream in front of what waits already.
+    fn connected(&mut self) {
+        let retry = self.shared.limits.retry;
+        let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, &[], retry);
+        self.out.push_front(Ready::Frame(connected.frame(self.cursor_in_force())));
+        self.is_cursor_sent = self.cursor_in_force().is_some();
     }
 
     fn send_heartbeat(&mut self) {
         if self.has_heartbeats {
             let live = matches!(self.phase, Phase::Live);
-            self.send(&ServerEvent::alive(live, self.shared.keep_alive, self.shared.limits.retry));
+            let (keep_alive, retry) = (self.shared.keep_alive, self.shared.limits.retry);
+            self.send(&ServerEvent::alive(live, keep_alive, retry, self.shared.clock.now()));
         }
     }
 
@@ -189,11 +190,11 @@ impl EventStream {
         }
     }
 
-    /// The `id:` line in force. There is none before the history is sent: after a break it begins again.
-    fn id_line(&self) -> String {
+    /// What the `id:` of a frame says now. There is none before the history is sent: after a break it begins again.
+    fn cursor_in_force(&self) -> Option<&Cursor> {
         match self.phase {
-            Phase::Recalling(..) => String::new(),
-            _ => id_line(&self.cursor),
+            Phase::Recalling(..) => None,
+            _ => Some(&self.cursor),
         }
     }
 
@@ -222,9 +223,11 @@ impl EventStream {
 
     /// Everything up to `position` has been sent (or was not for this listener).
     fn reach(&mut self, position: Position) {
-        self.cursor.position = self.cursor.position.max(position);
-        let reached = self.cursor.position;
-        self.cursor.overtaken.retain(|ahead| *ahead > reached);
+        if position > self.cursor.position {
+            self.cursor.position = position;
+            self.cursor.overtaken.retain(|ahead| *ahead > position);
+            self.is_cursor_sent = false;
+        }
     }
 
     fn next_page(&self, up_to: Position) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
@@ -243,16 +246,21 @@ impl EventStream {
     }
 
     fn send(&mut self, event: &ServerEvent) {
-        let frame = format!("{}{}", self.id_line(), event.body());
-        self.out.push_back(Ready::Frame(frame.into()));
+        let cursor = self.cursor_in_force();
+        let (frame, is_cursor_sent) = (event.frame(cursor), cursor.is_some());
+        self.out.push_back(Ready::Frame(frame));
+        self.is_cursor_sent = is_cursor_sent;
     }
 
-    /// Keeps the stream alive: by `frame`, or by a heartbeat as an event.
-    fn keep_alive(&mut self, frame: String) {
+    /// Says that the stream lives. If its cursor has moved since the client got one, that is said by an event: a client
+    /// that comes back with an old cursor costs a long replay, and a reset when retention has passed it.
+    fn keep_alive(&mut self) {
         if self.has_heartbeats {
             self.send_heartbeat();
+        } else if self.is_cursor_sent || !matches!(self.phase, Phase::Live) {
+            self.out.push_back(Ready::Frame(Bytes::from_static(COMMENT.as_bytes())));
         } else {
-            self.out.push_back(Ready::Frame(frame.into()));
+            self.send(&ServerEvent::position(self.cursor.position));
         }
     }
 
@@ -270,7 +278,7 @@ impl EventStream {
             Ok(history) => {
                 let end = ServerEvent::history(history.frames.len(), history.is_complete);
                 let frames = history.frames.into_iter();
-                self.out.extend(frames.map(|(body, expires_at)| Ready::Event(body, expires_at)));
+                self.out.extend(frames.map(|(frame, expires_at)| Ready::Event(frame, expires_at)));
                 self.phase = Phase::Live;
                 self.send(&end);
                 self.send_heartbeat();
@@ -298,9 +306,9 @@ impl EventStream {
                 self.send_heartbeat();
             }
             Ok(Backlog::Page(replay)) => {
-                self.out.extend(replay.frames.into_iter().map(|(cursor, expires_at, body)| {
-                    Ready::Event([id_line(&cursor).as_bytes(), &body].concat().into(), expires_at)
-                }));
+                self.is_cursor_sent = !replay.frames.is_empty();
+                let frames = replay.frames.into_iter();
+                self.out.extend(frames.map(|(frame, expires_at)| Ready::Event(frame, expires_at)));
                 self.cursor = replay.end;
                 self.limit = replay.next_limit;
                 if self.cursor.position >= up_to {
@@ -335,6 +343,7 @@ impl EventStream {
                 QueueItem::Event(event) => {
                     self.reach(event.position());
                     self.out.push_back(Ready::Event(self.frame(&event), event.event().expires_at));
+                    self.is_cursor_sent = true;
                 }
             }
         }
@@ -346,17 +355,17 @@ impl EventStream {
         if self.cursor.overtaken.is_empty() {
             frame.bytes().clone()
         } else {
-            [id_line(&self.cursor).as_bytes(), &frame.body()].concat().into()
+            frame.ending_with(Some(&self.cursor))
         }
     }
 
     /// The next bytes for the socket: shared as they are if one frame waits, joined if several do.
     fn next_write(&mut self) -> Option<Bytes> {
-        let (now, mut events) = (self.shared.clock.now(), 0);
+        let (now, mut events, mut has_expired) = (self.shared.clock.now(), 0, false);
         // Asked of each as it leaves: behind a slow client it may have waited for long.
         let mut next = |out: &mut VecDeque<Ready>| loop {
             match out.pop_front()? {
-                Ready::Event(_, Some(expires_at)) if expires_at <= now => {}
+                Ready::Event(_, Some(expires_at)) if expires_at <= now => has_expired = true,
                 Ready::Event(bytes, _) => {
                     events += 1;
                     return Some(bytes);
@@ -364,7 +373,10 @@ impl EventStream {
                 Ready::Frame(bytes) => return Some(bytes),
             }
         };
-        let first = next(&mut self.out)?;
+        let Some(first) = next(&mut self.out) else {
+            self.is_cursor_sent &= !has_expired;
+            return None;
+        };
         let write = if self.out.is_empty() {
             self.out = VecDeque::new();
             first
@@ -376,6 +388,7 @@ impl EventStream {
             }
             joined.freeze()
         };
+        self.is_cursor_sent &= !has_expired;
         metrics::counter!("carillon_deliveries_total").increment(events);
         self.shared.delivered.fetch_add(events, Ordering::Relaxed);
         Some(write)
@@ -401,9 +414,9 @@ impl EventStream {
                 }
                 Poll::Ready(QueueRead::KeepAlive) if is_live => {
                     self.reach(applied);
-                    self.keep_alive(format!("{}\n", id_line(&self.cursor)));
+                    self.keep_alive();
                 }
-                Poll::Ready(QueueRead::KeepAlive) => self.keep_alive(":\n\n".to_owned()),
+                Poll::Ready(QueueRead::KeepAlive) => self.keep_alive(),
                 Poll::Ready(QueueRead::Close(closing)) => self.close(closing),
                 Poll::Pending => match &mut self.phase {
                     Phase::Recalling(recalling, fence, of_each) => {
@@ -439,16 +452,6 @@ impl Drop for EventStream {
     fn drop(&mut self) {
         self.shared.hub.unregister(&self.listener);
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
-/// The answer to a stream that cannot be opened now: an empty one, since anything but a 200 ends an
-/// `EventSource` for good. The reason stands in a comment, for people who look.
-pub fn come_back_later(retry: Duration, reason: &str) -> String {
-    format!("{}: {reason}\n\n", retry_line(millis(retry)))
 }
 
 #[cfg(test)]

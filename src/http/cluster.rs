@@ -99,9 +99,9 @@ impl Watch {
             _ = self.ticks.tick() => {}
         }
         self.is_over = !self.may_go_on().await;
-        let frame =
+        let event =
             if self.is_over { ServerEvent::signout() } else { ServerEvent::nodes(&*self.status.all().await) };
-        Some((Ok(frame.body().into()), self))
+        Some((Ok(event.frame(None)), self))
     }
 
     async fn may_go_on(&mut self) -> bool {

@@ -14,9 +14,10 @@ use super::auth::ListenerCaller;
 use super::params::Params;
 use super::problem::Problem;
 use super::server::Connection;
+use crate::delivery::frame::come_back_later;
 use crate::delivery::hub::{Refused, Subscription};
-use crate::delivery::stream::come_back_later;
-use crate::event::{Cursor, Invalid};
+use crate::delivery::stream::StreamRequest;
+use crate::event::Invalid;
 
 /// How long a stream waits for a node that has not yet seen the log.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,13 +58,12 @@ pub async fn open(
     // The header wins: a browser keeps it up to date, while the address stays as the page wrote it.
     let header = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
     let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
-    let resume = resume.map(|cursor| if cursor.len() > Cursor::MAX_LEN { "unreadable" } else { cursor });
-    let heartbeats = params.flag("alive")?;
     let history = history(&params, &subscription)?;
+    let resume = resume.map(str::parse);
+    let request = StreamRequest { subscription, resume, history, has_heartbeats: params.flag("alive")? };
     let begun = tokio::time::Instant::now();
     loop {
-        match app.streams.open(subscription.clone(), resume, history) {
-            Ok(stream) if heartbeats => return Ok(response(Body::new(stream.with_heartbeats()))),
+        match app.streams.open(request.clone()) {
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
                 // Some may be of connections that broke, which is noticed later.

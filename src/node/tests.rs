@@ -1,6 +1,7 @@
 use super::*;
 use crate::account::{Credential, Role};
 use crate::delivery::hub::Subscription;
+use crate::delivery::stream::StreamRequest;
 use crate::event::Selector;
 use crate::event::{Audience, Expiry, NewEvent, Priority};
 use crate::store::{Reader, StoreLimits};
@@ -84,7 +85,7 @@ async fn whoever_has_a_page_open_uses_their_session() {
         name: "me".into(),
         wants_presence: false,
     };
-    let _stream = world.node.services.streams.open(subscription, None, None).unwrap();
+    let _stream = world.node.services.streams.open(StreamRequest::new(subscription)).unwrap();
     let (hub, store) = (world.node.hub.clone(), store.clone());
     Sweep { hub, store: store.clone(), limits: SweepLimits::default() }.note_use().await;
     let session = store.session_by_secret(&secret).await.unwrap().unwrap();

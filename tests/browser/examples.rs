@@ -333,7 +333,7 @@ async fn the_raw_stream_shows_frames_as_they_arrive() {
     let event = json!({ "type": "test", "to": { "topic": "demo" }, "data": HOSTILE, "priority": "high" });
     let (client, address) = (reqwest::Client::new(), site.nodes[1].address.as_str());
     let id = publish(&client, &[address], &site.people.publisher, &event).await;
-    tab.until(&format!("{frames}.some((frame) => /^id: \\S+\\ndata: .*{id}/.test(frame))")).await;
+    tab.until(&format!("{frames}.some((frame) => /^data: .*{id}.*\\nid: \\S+$/.test(frame))")).await;
     assert_eq!(tab.eval("window.hacked ?? null").await, Value::Null);
 
     tab.eval("document.getElementById('connect').click()").await;

@@ -61,11 +61,13 @@ impl Run {
         })
     }
 
-    /// How many heartbeats came since then: ids in force without an event.
-    pub fn quiet_stamps_since(&self, begun: At) -> usize {
+    /// How many keep-alives came since then that moved a cursor.
+    pub fn keep_alives_since(&self, begun: At) -> usize {
         self.ledger.look(|ledger| {
             let heard = ledger.heard.iter().filter(|heard| heard.at >= begun);
-            heard.filter(|heard| matches!(heard.what, What::Stamp { .. })).count()
+            let moves =
+                |what: &What| matches!(what, What::Notice { name, .. } if name == "carillon.position");
+            heard.filter(|heard| moves(&heard.what)).count()
         })
     }
 

@@ -197,8 +197,8 @@ impl Answer {
     }
 }
 
-/// One connection to a stream. Whatever it reads is checked: each frame with data says where to resume, save those
-/// of a history, which come before the first that does.
+/// One connection to a stream. Whatever it reads is checked: each frame has data and says where to resume, in its last
+/// line, save those of a history, which come before the first that does.
 pub struct Stream {
     answer: Response,
     parser: SseParser,
@@ -305,9 +305,12 @@ impl Stream {
         self.events.extend(self.parser.feed(&piece).unwrap());
         self.raw.extend_from_slice(&piece);
         let frames = self.text().split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n"));
-        for frame in frames.skip_while(|frame| !frame.starts_with("id: ")) {
-            assert!(!frame.contains("\ndata:") || frame.starts_with("id: "), "{frame:?}");
-            assert!(!frame.starts_with("data:"), "{frame:?}");
+        for frame in frames.skip_while(|frame| !frame.contains("\nid: ")) {
+            // A keep-alive stands in front of the frame after it.
+            let lines: Vec<&str> = frame.lines().skip_while(|line| line.starts_with(':')).collect();
+            assert!(lines.iter().any(|line| line.starts_with("data: ")), "{frame:?}");
+            let ids: Vec<_> = (0..lines.len()).filter(|line| lines[*line].starts_with("id: ")).collect();
+            assert_eq!(ids, [lines.len() - 2], "{frame:?}");
         }
         true
     }

@@ -37,9 +37,15 @@ pub async fn a_stream_begins_with_its_cursor(setup: Setup) {
     assert_eq!(header("cache-control"), "no-store");
     assert_eq!(header("x-accel-buffering"), "no");
     let lines: Vec<&str> = stream.text().split('\n').collect();
-    assert_eq!(lines[0], format!("id: {}", stream.cursor()));
-    assert!(lines[1].strip_prefix("retry: ").unwrap().parse::<u64>().unwrap() > 0, "{lines:?}");
-    assert_eq!(lines[2], "");
+    assert_eq!(lines[0], "event: carillon.connected");
+    assert!(lines[1].starts_with("data: {"), "{lines:?}");
+    assert!(lines[2].strip_prefix("retry: ").unwrap().parse::<u64>().unwrap() > 0, "{lines:?}");
+    assert_eq!(lines[3..5], [&format!("id: {}", stream.cursor()), ""]);
+    let connected = stream.notices("carillon.connected").remove(0);
+    assert!(stream.cursor().ends_with(&format!("-{}", connected["position"])), "{connected}");
+    assert!(connected.get("ignored").is_none(), "{connected}");
+    let other = setup.stream(&setup.alice, "").await.notices("carillon.connected").remove(0);
+    assert_ne!(connected["connection"], other["connection"]);
 
     let receipt = setup
         .publish(&json!({
@@ -253,7 +259,7 @@ pub async fn what_cannot_be_served_for_the_moment_is_no_refusal(setup: Setup) {
         assert_eq!(answer.header("content-type"), "text/event-stream");
         let lines: Vec<&str> = answer.body.lines().collect();
         assert!(lines[0].strip_prefix("retry: ").is_some_and(|pause| pause.parse() != Ok(0)), "{answer:?}");
-        assert!(lines[1].starts_with(": ") && lines[2].is_empty() && lines.len() == 3, "{answer:?}");
+        assert!(lines[1].starts_with(": ") && lines.len() == 2 && answer.body.ends_with('\n'), "{answer:?}");
     };
     let mut streams = Vec::new();
     for _ in 0..64 {
@@ -264,7 +270,7 @@ pub async fn what_cannot_be_served_for_the_moment_is_no_refusal(setup: Setup) {
     let is_let_in = async || {
         let answer = setup.get(STREAM).bearer_auth(&setup.alice).send().await.unwrap();
         let mut answer = answer.error_for_status().unwrap();
-        answer.chunk().await.unwrap().is_some_and(|first| first.starts_with(b"id: "))
+        answer.chunk().await.unwrap().is_some_and(|first| first.starts_with(b"event: "))
     };
     wait_until(DEADLINE, "there is room again", is_let_in).await;
 
@@ -293,6 +299,8 @@ pub async fn asked_to_a_stream_says_aloud_that_it_lives(setup: Setup) {
     let live = stream.events.iter().rposition(|event| event.event == ALIVE).unwrap();
     assert!(told < live, "it is not live before the backlog has been told");
     assert_eq!(stream.events[live].id, stream.cursor(), "it tells where to go on from");
+    let time = alive["time"].as_str().unwrap();
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{alive}");
 
     let known = stream.notices(ALIVE).len();
     stream.until("a heartbeat", move |stream| stream.notices(ALIVE).len() > known).await;

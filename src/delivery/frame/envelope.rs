@@ -1,21 +1,11 @@
 //! The envelope: an event's fields and data as one JSON object. It has no `event:` field, so that
 //! `EventSource.onmessage` sees all events of publishers, also of types that are newer than the page.
 
-use bytes::Bytes;
+use super::put_data;
+use crate::event::{Event, Shown};
 
-use super::Frame;
-use crate::event::{Epoch, Event, Shown};
-use crate::failpoint::is_armed;
-
-/// The frame that carries `event`, with its own position as the cursor.
-pub(super) fn encode(epoch: &Epoch, event: &Event) -> Frame {
-    let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
-    let id = format!("id: {epoch}-{}\n", event.position + ahead);
-    let body_at = id.len();
-    let mut out = Vec::with_capacity(body_at + super::frame_size(event));
-    out.extend_from_slice(id.as_bytes());
-    out.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut out, &Shown::from(event)).expect("an event is plain JSON");
-    out.extend_from_slice(b"\n\n");
-    Frame { bytes: Bytes::from(out), body_at }
+/// Appends the fields of the frame that carries `event`.
+pub(super) fn put(out: &mut Vec<u8>, event: &Event) {
+    let json = serde_json::to_string(&Shown::from(event)).expect("an event is plain JSON");
+    put_data(out, &json);
 }

@@ -1,21 +1,30 @@
 //! Server-Sent Events frames (WHATWG HTML §9.2.6). A file for each wire form of a publisher's event, today one: the
 //! envelope; and the server's own events.
+//!
+//! The `id:` is the last field of every frame: some clients take an id as soon as they have read its line, and would
+//! skip an event whose frame was cut off after it.
 
 mod envelope;
 mod server_event;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::event::{Cursor, Epoch, Event, Position};
+use crate::failpoint::is_armed;
 pub use server_event::ServerEvent;
 
-/// A frame with its `id:` line in front, so that a connection may use it whole or put another `id:` before it.
+/// What keeps a stream alive and tells nothing: a comment. No empty line follows it, since several clients hand out
+/// an event without data at each.
+pub const COMMENT: &str = ":\n";
+
+/// A frame whose `id:` is its event's own position, so that a connection may use it whole or end it with another `id:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     bytes: Bytes,
-    body_at: usize,
+    id_at: usize,
 }
 
 impl Frame {
@@ -24,9 +33,9 @@ impl Frame {
         &self.bytes
     }
 
-    /// The frame without its `id:` line.
-    pub fn body(&self) -> Bytes {
-        self.bytes.slice(self.body_at..)
+    /// The frame with another cursor, or with none.
+    pub fn ending_with(&self, cursor: Option<&Cursor>) -> Bytes {
+        [&self.bytes[..self.id_at], end(cursor).as_bytes()].concat().into()
     }
 }
 
@@ -70,7 +79,17 @@ impl Delivery {
 
     /// Its frame in the envelope form.
     pub fn envelope(&self) -> &Frame {
-        self.envelope.get_or_init(|| envelope::encode(&self.epoch, &self.event))
+        self.envelope.get_or_init(|| self.encode())
+    }
+
+    fn encode(&self) -> Frame {
+        let mut out = Vec::with_capacity(self.frame_size());
+        envelope::put(&mut out, &self.event);
+        let id_at = out.len();
+        let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
+        let cursor = Cursor::at(self.epoch.clone(), self.event.position + ahead);
+        out.extend_from_slice(end(Some(&cursor)).as_bytes());
+        Frame { bytes: out.into(), id_at }
     }
 }
 
@@ -87,14 +106,34 @@ pub fn frame_size(event: &Event) -> usize {
     event.data.len() + AROUND_DATA
 }
 
-/// An `id:` line. With an empty line after it (and no data) it moves a listener's cursor and nothing else.
-pub fn id_line(cursor: &Cursor) -> String {
-    format!("id: {cursor}\n")
+/// Appends `text` as `data:` fields, one for each of its lines: whatever is in it, it is nothing but data.
+fn put_data(out: &mut Vec<u8>, text: &str) {
+    let mut rest = text;
+    loop {
+        let end = rest.find(['\r', '\n']);
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(rest[..end.unwrap_or(rest.len())].as_bytes());
+        out.push(b'\n');
+        let Some(end) = end else { return };
+        let line_break = if rest[end..].starts_with("\r\n") { 2 } else { 1 };
+        rest = &rest[end + line_break..];
+    }
+}
+
+/// How a frame ends: its `id:`, if it has one, and the empty line.
+fn end(cursor: Option<&Cursor>) -> String {
+    cursor.map_or_else(|| "\n".to_owned(), |cursor| format!("id: {cursor}\n\n"))
 }
 
 /// How long a browser waits before it reconnects.
-pub fn retry_line(millis: u64) -> String {
-    format!("retry: {millis}\n")
+fn retry_line(retry: Duration) -> String {
+    format!("retry: {}\n", retry.as_millis())
+}
+
+/// The answer to a stream that cannot be opened now: no event, a pause and a reason for people who look. Anything but a
+/// 200 would end an `EventSource` for good.
+pub fn come_back_later(retry: Duration, reason: &str) -> String {
+    format!("{}: {reason}\n", retry_line(retry))
 }
 
 #[cfg(test)]

@@ -3,29 +3,51 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::event::{Cursor, Position, Topic};
+use super::{end, put_data, retry_line};
+use crate::event::{Cursor, Millis, Position, Topic, rfc3339};
 
 /// One of the server's own events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerEvent {
     name: &'static str,
-    /// JSON on one line.
     data: String,
+    /// How long a browser is to wait before it reconnects, from now on.
+    retry: Option<Duration>,
 }
 
 impl ServerEvent {
     fn new(name: &'static str, data: &impl Serialize) -> Self {
-        Self { name, data: serde_json::to_string(data).expect("the server's own events are plain JSON") }
+        let data = serde_json::to_string(data).expect("the server's own events are plain JSON");
+        Self { name, data, retry: None }
+    }
+
+    /// How each stream begins, so that its listener has a cursor before any event came: browsers keep the `id:` of a frame
+    /// only if it has data. Which connection it is, behind which position the stream goes on, and the parameters of the
+    /// request that this node does not know. `retry`: how long to wait before a reconnect.
+    pub fn connected(connection: Uuid, position: Position, ignored: &[String], retry: Duration) -> Self {
+        let mut data = json!({ "connection": connection, "position": position });
+        if !ignored.is_empty() {
+            data["ignored"] = json!(ignored);
+        }
+        Self { retry: Some(retry), ..Self::new("carillon.connected", &data) }
+    }
+
+    /// A quiet stream whose cursor has moved: everything up to here was sent, or was not for this listener.
+    pub fn position(position: Position) -> Self {
+        Self::new("carillon.position", &json!({ "position": position }))
     }
 
     /// A heartbeat as an event: whether the stream has sent everything up to now (`live`), how many seconds it is
-    /// quiet at most, and how many seconds to wait before a reconnect.
-    pub fn alive(live: bool, heartbeat: Duration, retry: Duration) -> Self {
+    /// quiet at most, how many seconds to wait before a reconnect, and the time by the database's clock.
+    pub fn alive(live: bool, heartbeat: Duration, retry: Duration, now: Millis) -> Self {
         let (heartbeat, retry) = (heartbeat.as_secs_f64(), retry.as_secs_f64());
-        Self::new("carillon.alive", &json!({ "live": live, "heartbeat": heartbeat, "retry": retry }))
+        let data = json!({ "live": live, "heartbeat": heartbeat, "retry": retry, "time": rfc3339(now) });
+        Self::new("carillon.alive", &data)
     }
 
     /// What came before `cursor` cannot be delivered, and why: `unreadable`, `epoch`, `retention` or `ahead`.
@@ -93,8 +115,12 @@ impl ServerEvent {
         self.name.len() + self.data.len() + 16
     }
 
-    /// As a frame without its `id:` line.
-    pub fn body(&self) -> String {
-        format!("event: {}\ndata: {}\n\n", self.name, self.data)
+    /// Its frame, with the cursor in force, if there is one.
+    pub fn frame(&self, cursor: Option<&Cursor>) -> Bytes {
+        let mut out = format!("event: {}\n", self.name).into_bytes();
+        put_data(&mut out, &self.data);
+        out.extend_from_slice(self.retry.map(retry_line).unwrap_or_default().as_bytes());
+        out.extend_from_slice(end(cursor).as_bytes());
+        out.into()
     }
 }

@@ -24,11 +24,13 @@ fn delivery(data: &str) -> Delivery {
 #[test]
 fn the_envelope_has_the_data_as_it_was_written() {
     let delivery = delivery("{\"n\": 1e400,\"n\":2}");
-    let expected = "id: e-7\ndata: {\"id\":\"00000000-0000-0000-0000-000000000000\",\"position\":7,\"type\":\"a.b\",\
+    let expected = "data: {\"id\":\"00000000-0000-0000-0000-000000000000\",\"position\":7,\"type\":\"a.b\",\
                     \"priority\":\"high\",\"to\":\"topic\",\"topic\":\"room/1\",\"data\":{\"n\": 1e400,\"n\":2},\
-                    \"created_at\":\"1970-01-01T00:00:00Z\",\"expires_at\":\"1970-01-01T00:00:01.5Z\"}\n\n";
-    assert_eq!(delivery.envelope().bytes(), expected);
-    assert_eq!(delivery.envelope().body(), expected.strip_prefix("id: e-7\n").unwrap());
+                    \"created_at\":\"1970-01-01T00:00:00Z\",\"expires_at\":\"1970-01-01T00:00:01.5Z\"}\n";
+    let frame = delivery.envelope();
+    assert_eq!(frame.bytes(), &format!("{expected}id: e-7\n\n"));
+    assert_eq!(frame.ending_with(Some(&"e-5+7".parse().unwrap())), format!("{expected}id: e-5+7\n\n"));
+    assert_eq!(frame.ending_with(None), format!("{expected}\n"));
     assert!(delivery.is_of(&"e".parse().unwrap()) && !delivery.is_of(&"e1".parse().unwrap()));
 }
 
@@ -37,6 +39,22 @@ fn an_event_is_encoded_once_for_all_its_listeners() {
     let delivery = delivery("1");
     let (one, other) = (delivery.envelope().bytes(), delivery.envelope().bytes());
     assert_eq!(one.as_ptr(), other.as_ptr());
+}
+
+/// Neither what a row holds that was written by hand nor what another node sends can begin a field.
+#[test]
+fn data_is_nothing_but_data() {
+    let frame = delivery("{\n\"a\":\r\n1\r}").envelope().ending_with(None);
+    let text = std::str::from_utf8(&frame).unwrap();
+    assert!(text.strip_suffix("\n\n").unwrap().lines().all(|line| line.starts_with("data: ")), "{text}");
+    assert!(!text.contains('\r'));
+}
+
+/// `fetch-event-source` and `httpx-sse` hand out an event without data at each empty line.
+#[test]
+fn what_is_no_event_ends_with_no_empty_line() {
+    assert_eq!(COMMENT, ":\n");
+    assert_eq!(come_back_later(Duration::from_millis(1_500), "busy"), "retry: 1500\n: busy\n");
 }
 
 /// Their names and fields are a promise to clients, and stand in one file.

@@ -208,18 +208,19 @@ fn changes_of_presence_go_to_those_who_know_who_is_there() {
         let reader = Reader { user, selector: Selector::of_user(user, vec![topic.clone()]) };
         hub.register(Subscription { reader, wants_presence, ..wish(user) }, None).unwrap().0
     };
-    let notices = |listener: &Listener| match listener
-        .poll_take(&mut Context::from_waker(&noop_waker()), true)
-    {
-        Poll::Ready(QueueRead::Items(items)) => items
-            .iter()
-            .filter_map(|item| if let QueueItem::Server(event) = item { Some(event.body()) } else { None })
-            .collect(),
-        Poll::Ready(QueueRead::Lagged) => vec!["lagged".to_owned()],
-        _ => vec![],
-    };
+    let notices =
+        |listener: &Listener| match listener.poll_take(&mut Context::from_waker(&noop_waker()), true) {
+            Poll::Ready(QueueRead::Items(items)) => items
+                .iter()
+                .filter_map(
+                    |item| if let QueueItem::Server(event) = item { Some(event.frame(None)) } else { None },
+                )
+                .collect(),
+            Poll::Ready(QueueRead::Lagged) => vec!["lagged".into()],
+            _ => vec![],
+        };
     let body = |who: &str| [Arc::new(ServerEvent::join(&topic, who))];
-    let sent = |who: &str| ServerEvent::join(&topic, who).body();
+    let sent = |who: &str| ServerEvent::join(&topic, who).frame(None);
     let (watches, silent) = (watching(1, true), watching(2, false));
     let changes = hub.take_presence();
     assert_eq!(changes.topics.iter().collect::<Vec<_>>(), [&topic]);

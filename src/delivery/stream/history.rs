@@ -53,7 +53,7 @@ impl Streams {
         }
         let frame = |event: Event| {
             let expires_at = event.expires_at;
-            (Delivery::new(&fence.epoch, event).envelope().body(), expires_at)
+            (Delivery::new(&fence.epoch, event).envelope().ending_with(None), expires_at)
         };
         Ok(History { frames: newest_first.into_iter().rev().map(frame).collect(), is_complete })
     }

@@ -86,8 +86,8 @@ pub(super) enum Backlog {
 
 /// A page of backlog, ready to leave.
 pub(super) struct Replay {
-    /// Each without its `id:` line, behind the cursor to send with it.
-    pub frames: Vec<(Cursor, Option<Millis>, Bytes)>,
+    /// Frames, and when each ends.
+    pub frames: Vec<(Bytes, Option<Millis>)>,
     pub end: Cursor,
     /// How many events to read for the next one.
     pub next_limit: u32,
@@ -110,7 +110,7 @@ fn order(cursor: &Cursor, page: Page) -> Replay {
         .into_iter()
         .map(|(index, cursor)| {
             let delivery = &deliveries[index];
-            (cursor, delivery.event().expires_at, delivery.envelope().body())
+            (delivery.envelope().ending_with(Some(&cursor)), delivery.event().expires_at)
         })
         .collect();
     Replay { frames, end, next_limit: 1 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::account::Credential;
-use crate::delivery::hub::HubLimits;
+use crate::delivery::hub::{HubLimits, Subscription, SweepLimits};
 use crate::event::Selector;
 use crate::event::{Audience, Event, Expiry, NewEvent, Priority, Topic};
 use crate::store::{Reader, StoreLimits};
@@ -77,29 +77,36 @@ impl World {
 
     /// A stream that begins with the history of these topics.
     fn open_with_history(&self, topics: &[&str], of_each: u32) -> EventStream {
+        self.streams.open(self.request_with_history(topics, of_each)).unwrap()
+    }
+
+    fn request_with_history(&self, topics: &[&str], of_each: u32) -> StreamRequest {
         let topics = topics.iter().map(|topic| topic.parse::<Topic>().unwrap()).collect();
-        let subscription = Subscription {
-            reader: Reader { user: 1, selector: Selector::of_user(1, topics) },
-            name: "alice".into(),
-            wants_presence: false,
-            credential: Credential::Token(1),
-            connection: CancellationToken::new(),
-        };
-        self.streams.open(subscription, None, Some(of_each)).unwrap()
+        StreamRequest { history: Some(of_each), ..request(topics) }
     }
 
     async fn open(&self, positions: Option<&str>) -> EventStream {
         let epoch = self.store.log_state().await.unwrap().epoch;
-        let subscription = Subscription {
-            reader: Reader { user: 1, selector: Selector::of_user(1, vec![]) },
-            name: "alice".into(),
-            wants_presence: false,
-            credential: Credential::Token(1),
-            connection: CancellationToken::new(),
-        };
-        let cursor = positions.map(|positions| format!("{epoch}-{positions}"));
-        self.streams.open(subscription, cursor.as_deref(), None).unwrap()
+        let resume = positions.map(|positions| format!("{epoch}-{positions}").parse());
+        self.streams.open(StreamRequest { resume, ..request(vec![]) }).unwrap()
     }
+}
+
+/// What alice asks who listens to these topics.
+fn request(topics: Vec<Topic>) -> StreamRequest {
+    StreamRequest::new(Subscription {
+        reader: Reader { user: 1, selector: Selector::of_user(1, topics) },
+        name: "alice".into(),
+        wants_presence: false,
+        credential: Credential::Token(1),
+        connection: CancellationToken::new(),
+    })
+}
+
+/// Has the sweep find that a stream was quiet for long enough.
+fn sweep(stream: &EventStream) {
+    let limits = SweepLimits { keep_alive_every: Duration::ZERO, ..SweepLimits::default() };
+    stream.listener.sweep(std::time::Instant::now(), &limits);
 }
 
 /// What the next write brings.
@@ -117,6 +124,66 @@ async fn until(stream: &mut EventStream, last: &str) -> String {
     all
 }
 
+/// Several clients keep an `id:` only of a frame with data, and take it before the frame has ended.
+#[tokio::test]
+async fn every_frame_has_data_and_ends_with_its_id() {
+    let world = World::new(StreamLimits { replay_events: 2, ..StreamLimits::default() }).await;
+    for data in ["1", "2", "3", "4"] {
+        world.publish(data).await;
+    }
+    let epoch = world.store.log_state().await.unwrap().epoch;
+    for resume in [None, Some(Ok(Cursor::at(epoch.clone(), 0))), Some("rubbish".parse())] {
+        let mut stream =
+            world.streams.open(StreamRequest { resume, has_heartbeats: true, ..request(vec![]) }).unwrap();
+        let mut all = until(&mut stream, "\"live\":true").await;
+        sweep(&stream);
+        all += &next(&mut stream).await;
+        world.publish("live").await;
+        all += &until(&mut stream, "live\"").await;
+        stream.listener.close(Closing::SignedOut);
+        all += &until(&mut stream, "carillon.signout").await;
+        let frames: Vec<&str> = all.strip_suffix("\n\n").unwrap().split("\n\n").collect();
+        assert!(frames.len() >= 5, "{all}");
+        for frame in &frames {
+            let lines: Vec<&str> = frame.lines().collect();
+            assert_eq!(lines.iter().filter(|line| line.starts_with("data: {")).count(), 1, "{frame}");
+            assert!(lines.last().unwrap().starts_with(&format!("id: {epoch}-")), "{frame}");
+        }
+        let first: Vec<&str> = frames[0].lines().collect();
+        assert_eq!((first[0], first[2]), ("event: carillon.connected", "retry: 1000"));
+        let data: serde_json::Value = serde_json::from_str(&first[1]["data: ".len()..]).unwrap();
+        data["connection"].as_str().unwrap().parse::<Uuid>().unwrap();
+        assert!(first[3].ends_with(&format!("-{}", data["position"])), "{first:?}");
+    }
+}
+
+/// A quiet stream's client would otherwise come back with a cursor that is older than what is kept.
+#[tokio::test]
+async fn a_keep_alive_is_a_comment_or_says_that_the_cursor_has_moved() {
+    let world = World::new(StreamLimits::default()).await;
+    let mut stream = world.open(None).await;
+    until(&mut stream, "carillon.connected").await;
+    for position in 1..=2 {
+        sweep(&stream);
+        assert_eq!(next(&mut stream).await, ":\n");
+        world.say("another topic", "not for alice").await;
+        sweep(&stream);
+        let epoch = world.store.log_state().await.unwrap().epoch;
+        let expected = format!(
+            "event: carillon.position\ndata: {{\"position\":{position}}}\nid: {epoch}-{position}\n\n"
+        );
+        assert_eq!(next(&mut stream).await, expected);
+    }
+    let expiry = Expiry::At(world.clock.now() + 3_600_000);
+    let event = world.append("passing", expiry).await;
+    world.apply(&event).await;
+    world.clock.set(world.clock.now() + 3_600_001);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(stream.poll_next(&mut cx).is_pending());
+    sweep(&stream);
+    assert!(next(&mut stream).await.contains("\"position\":3"), "its cursor left with no frame");
+}
+
 #[tokio::test]
 async fn a_cursor_beyond_the_log_gets_a_reset_and_what_comes_then_arrives() {
     for positions in ["999", "1+999", "9223372036854775807"] {
@@ -127,7 +194,7 @@ async fn a_cursor_beyond_the_log_gets_a_reset_and_what_comes_then_arrives() {
         assert!(reset.contains(r#""reason":"ahead""#), "{positions}: {reset}");
         world.publish("after").await;
         let rest = until(&mut stream, "after").await;
-        assert!(rest.contains("-2\ndata:"), "{positions}: {rest}");
+        assert!(rest.contains("-2\n\n"), "{positions}: {rest}");
     }
 }
 
@@ -186,7 +253,7 @@ async fn what_retention_removes_during_a_replay_gets_a_reset() {
     assert!(rest.contains(r#""reason":"retention""#), "{rest}");
     world.publish("after").await;
     let rest = until(&mut stream, "after").await;
-    assert!(rest.contains("-5\ndata:"), "{rest}");
+    assert!(rest.contains("-5\n\n"), "{rest}");
 
     assert_eq!(world.store.remove_before(far + 3_600_000, 3).await.unwrap(), 2);
     let mut empty = world.open(Some("1")).await;
@@ -209,14 +276,14 @@ async fn a_replay_of_large_events_reads_no_more_than_it_holds() {
         most = most.max(stream.limit);
     }
     assert!(most <= 4, "{most} were read, of which 2 are held");
-    assert_eq!(all.matches("data:").count(), 20);
+    assert_eq!(data_of(&all).len(), 20);
     for data in 0..300 {
         world.publish(&data.to_string()).await;
     }
     let mut small = world.open(Some("20")).await;
     small.limit = 1;
     let all = until(&mut small, "\"299\"").await;
-    assert_eq!(all.matches("data:").count(), 300);
+    assert_eq!(data_of(&all).len(), 300);
     assert!(small.limit > 1, "it grows again");
 }
 
@@ -241,10 +308,10 @@ async fn history_comes_first_and_without_a_cursor() {
     let all = until(&mut stream, "live").await;
     assert_eq!(data_of(&all), ["b1", "a2", "a3", "live"]);
     let (before, after) = all.split_once("event: carillon.history\n").unwrap();
-    assert!(after.starts_with("data: {\"complete\":true,\"events\":3}\n\n"), "{after}");
-    let (before, id) = before.rsplit_once("id: ").unwrap();
-    assert!(!before.contains("id: "), "{before}");
-    assert!(before.starts_with("retry: ") && id.ends_with("-6\n"), "{all}");
+    let (data, id) = after.split_once("\nid: ").unwrap();
+    assert_eq!(data, "data: {\"complete\":true,\"events\":3}");
+    assert!(before.starts_with("event: carillon.connected\n") && !before.contains("id: "), "{before}");
+    assert!(id.split('\n').next().unwrap().ends_with("-6"), "{all}");
 }
 
 #[tokio::test]
@@ -289,9 +356,10 @@ async fn a_history_that_cannot_be_read_is_tried_again_and_gives_no_cursor_meanwh
     let world = World::new(StreamLimits { concurrent_replays: 1, ..StreamLimits::default() }).await;
     world.say("a", "said").await;
     let turn = world.streams.replays.acquire().await.unwrap();
-    let mut stream = world.open_with_history(&["a"], 1).with_heartbeats();
+    let request = StreamRequest { has_heartbeats: true, ..world.request_with_history(&["a"], 1) };
+    let mut stream = world.streams.open(request).unwrap();
     let begin = until(&mut stream, "carillon.alive").await;
-    assert!(begin.contains("\"live\":false") && !begin.contains("id:"), "{begin}");
+    assert!(begin.contains("\"live\":false") && !begin.contains("id: "), "{begin}");
     stream.recalled(Err(StoreError::Unavailable("for a test".into())), fence_of(&stream), 1);
     drop(turn);
     let rest = until(&mut stream, "\"live\":true").await;
@@ -299,7 +367,7 @@ async fn a_history_that_cannot_be_read_is_tried_again_and_gives_no_cursor_meanwh
     let mut cut_off = world.open_with_history(&["a"], 1);
     cut_off.listener.close(Closing::SignedOut);
     let last = until(&mut cut_off, "carillon.signout").await;
-    assert!(!last.contains("id:"), "{last}");
+    assert!(!last.contains("id: "), "{last}");
 }
 
 fn fence_of(stream: &EventStream) -> Fence {
