@@ -84,6 +84,7 @@ async fn a_session_with_an_open_stream_is_in_use() {
         connection: CancellationToken::new(),
         name: "me".into(),
         wants_presence: false,
+        keep_alive_every: None,
     };
     let _stream = world.node.services.streams.open(StreamRequest::new(subscription)).unwrap();
     let (hub, store) = (world.node.hub.clone(), store.clone());
