@@ -265,6 +265,8 @@ function parsed(text) {
 
 function addressOf(url, { account, types = [], topics = [], minPriority = '', presence = false }) {
   const address = new URL(url, location.href);
+  // Another form may have no ids, and its events may be called as those of an EventSource itself, such as `error`.
+  address.searchParams.delete('form');
   if (account !== undefined) address.searchParams.set('account', account);
   for (const type of [...new Set(types)].sort()) address.searchParams.append('type', type);
   for (const topic of [...new Set(topics)].sort()) address.searchParams.append('topic', topic);

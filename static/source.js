@@ -19,6 +19,9 @@ const TICK = 1_000;
 const ANSWER_WITHIN = 8_000;
 const NAMED = ['connected', 'reset', 'read', 'retract', 'expire', 'presence', 'join', 'leave', 'alive', 'signout'];
 
+/** The parameters without which a stream would bring something else than the page asked for. */
+const NEEDED = ['account', 'type', 'topic', 'min_priority', 'presence', 'cursor', 'alive'];
+
 export class Source {
   /** The stream's cursor as text: where another stream would go on. Null before the first frame. */
   cursor;
@@ -104,15 +107,25 @@ export class Source {
 
   #receive(name, { data: text, lastEventId: id }) {
     this.#heard = Date.now();
+    if (name === 'connected') return this.#connected(JSON.parse(text), id);
     if (id) this.cursor = id;
     if (name === 'signout') return this.#on.ended('signed out');
     // What publishers wrote, as text: nested very deeply it can be parsed, but not be given to another tab.
     if (name === 'event') return this.#on.frame({ name, text, id });
     const data = JSON.parse(text);
-    // Of use to nobody but this: what follows at once gives everybody the cursor.
-    if (name === 'connected') return;
     this.#on.frame({ name, data, id });
     if (name === 'alive') this.#alive(data);
+  }
+
+  /** A node that does not know a parameter, as during an upgrade, is left before it brings anything: another may. */
+  #connected({ ignored = [] }, id) {
+    if (!ignored.some((name) => NEEDED.includes(name))) {
+      if (id) this.cursor = id;
+      return;
+    }
+    this.#lost(new Date());
+    this.#failures += 1;
+    this.#later();
   }
 
   #alive({ live, heartbeat, retry }) {

@@ -376,9 +376,11 @@ async fn tail_copes_with_whatever_a_stream_does() {
             "data": position, "created_at": "T" });
         format!("id: e-{position}\ndata: {event}\n\n")
     };
+    let unknowing = "event: carillon.connected\ndata: {\"ignored\":[\"type\"]}\nretry: 10\nid: e-9\n\n";
+    // As programs of before write it, whose first frame has no data and whose ids come first.
     let silent = format!("id: e-1\nretry: 10\n\n{}: and no more\n", event(2, "x"));
     let ending = format!(
-        "id: e-1\n\nevent: carillon.reset\ndata: {{\"reason\":\"retention\"}}\n\n{}{}\
+        "event: carillon.connected\ndata: {{}}\nid: e-1\n\nevent: carillon.reset\ndata: {{\"reason\":\"retention\"}}\n\n{}{}\
          event: carillon.retract\ndata: {{\"position\":3}}\n\ndata: \u{9b}2J\n\n\
          event: carillon.signout\ndata: {{}}\n\n",
         event(2, "x"),
@@ -386,8 +388,9 @@ async fn tail_copes_with_whatever_a_stream_does() {
     );
     let answer = async move |headers: HeaderMap| -> Response {
         let stream = match note(&noted, &headers, "last-event-id", &[]) {
-            0 => Body::from_stream(iter([Ok::<_, std::io::Error>(silent)]).chain(pending())),
-            1 => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            0 => Body::from(unknowing),
+            1 => Body::from_stream(iter([Ok::<_, std::io::Error>(silent)]).chain(pending())),
+            2 => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
             _ => Body::from(ending),
         };
         ([("content-type", "text/event-stream")], stream).into_response()
@@ -397,8 +400,9 @@ async fn tail_copes_with_whatever_a_stream_does() {
     let (status, output, errors) = Program::start(&server, "token", &options).end().await;
     assert_eq!((status, numbers(&output)), (1, vec![2, 3]), "{errors}");
     let resumed: Vec<_> = heard.lock().unwrap().iter().map(|(cursor, _)| cursor.clone()).collect();
-    assert_eq!(resumed, ["", "e-2", "e-2"]);
+    assert_eq!(resumed, ["", "", "e-2", "e-2"]);
     let expected = [
+        format!("{server}: it does not know type; reconnecting"),
         format!("connected to {server}"),
         format!("{server}: nothing came for 1 seconds; reconnecting"),
         format!("{server}: Service Unavailable (503); reconnecting"),

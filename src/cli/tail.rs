@@ -207,6 +207,10 @@ impl Tail {
                 Ok(Some(Ok(piece))) => piece,
             };
             let events = parser.feed(&piece).with_context(|| server.to_owned())?;
+            // All that is asked for is needed: another node may know it, as during an upgrade.
+            if let Some(names) = events.iter().find_map(ignored) {
+                break format!("it does not know {names}");
+            }
             if !had_begun && !parser.last_event_id().is_empty() {
                 had_begun = true;
                 self.report_once(&format!("connected to {server}"));
@@ -260,6 +264,7 @@ impl Tail {
         match event.event.as_str() {
             "carillon.reset" => say(&reset(&event.data)),
             "carillon.signout" => bail!("signed out: the token was revoked, or has ended"),
+            "carillon.connected" | "carillon.position" => {}
             "carillon.presence" | "carillon.join" | "carillon.leave" => say(&presence(event)),
             name if self.args.verbose => say(&format!("{} {}", harmless(name), harmless(&event.data))),
             _ => {}
@@ -314,6 +319,17 @@ impl std::fmt::Display for Shown<'_> {
         let data = self.data.get().replace(['\r', '\n'], " ");
         write!(f, "{}  {}  {}", harmless(&self.event_type), harmless(to), harmless(&data))
     }
+}
+
+/// The parameters that the server says it does not know.
+fn ignored(event: &SseEvent) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Connected {
+        ignored: Vec<String>,
+    }
+    let connected =
+        (event.event == "carillon.connected").then(|| serde_json::from_str::<Connected>(&event.data).ok());
+    connected.flatten().map(|connected| harmless(&connected.ignored.join(", ")))
 }
 
 /// What a `carillon.reset` means to somebody who waits for events.

@@ -104,7 +104,7 @@ impl Streams {
 
     /// Opens a stream.
     pub fn open(self: &Arc<Self>, request: StreamRequest) -> Result<EventStream, Refused> {
-        let StreamRequest { subscription, resume, history, has_heartbeats, form, retry } = request;
+        let StreamRequest { subscription, resume, history, has_heartbeats, form, retry, ignored } = request;
         let cursor = resume.as_ref().and_then(|resume| resume.as_ref().ok());
         let (listener, fence) = self.hub.register(subscription, cursor)?;
         let mut stream = EventStream {
@@ -124,7 +124,7 @@ impl Streams {
             Some(Err(_)) => stream.reset("unreadable"),
             None => stream.begin(history, fence),
         }
-        stream.connected();
+        stream.connected(&ignored);
         stream.send_heartbeat();
         Ok(stream)
     }
@@ -173,8 +173,8 @@ pub struct EventStream {
 
 impl EventStream {
     /// Puts the first frame of the stream in front of what waits already.
-    fn connected(&mut self) {
-        let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, &[], self.retry);
+    fn connected(&mut self, ignored: &[String]) {
+        let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, ignored, self.retry);
         self.out.push_front(Ready::Frame(connected.frame(self.cursor_in_force())));
         self.is_cursor_sent = self.cursor_in_force().is_some();
     }

@@ -69,6 +69,13 @@ impl Cursor {
         Self { epoch, position, overtaken: Vec::new() }
     }
 
+    /// Of several texts, as of a header that stands more than once, the last that is a cursor, or else what is wrong with the
+    /// first. Empty ones count as absent.
+    pub fn last_of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Result<Self, Invalid>> {
+        let texts = texts.map(str::trim).filter(|text| !text.is_empty());
+        texts.map(str::parse).reduce(|before, next| if next.is_ok() { next } else { before })
+    }
+
     /// The last position it speaks of.
     pub fn furthest(&self) -> Position {
         self.overtaken.last().copied().unwrap_or(self.position)
@@ -160,6 +167,19 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(text.parse::<Cursor>().unwrap_err().field, "cursor", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_cursor_of_several_counts() {
+        let last_of = |texts: &[&str]| {
+            Cursor::last_of(texts.iter().copied()).map(|cursor| cursor.map(|cursor| cursor.to_string()).ok())
+        };
+        assert_eq!(last_of(&[]), None);
+        assert_eq!(last_of(&["", " "]), None);
+        assert_eq!(last_of(&["rubbish", ""]), Some(None));
+        for texts in [["e-1", "e-2+4"], ["e-2+4", ""], ["e-2+4", "rubbish"], ["rubbish", " e-2+4 "]] {
+            assert_eq!(last_of(&texts), Some(Some("e-2+4".to_owned())), "{texts:?}");
         }
     }
 

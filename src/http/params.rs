@@ -16,6 +16,10 @@ use crate::store::Reader;
 /// The most values of one repeatable parameter.
 const MAX_REPEATS: usize = 32;
 
+/// How many parameters that nobody knows are named to the client, and how long their names may be, in bytes.
+const MAX_UNKNOWN: usize = 32;
+const MAX_UNKNOWN_LEN: usize = 64;
+
 /// The parameters of a request's address.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
@@ -72,6 +76,23 @@ impl Params {
         let (types, min_priority) = (self.list("type")?, self.parsed("min_priority", must)?);
         let selector = Selector { types, min_priority, ..Selector::of_user(caller.user.id, topics) };
         Ok(Reader { user: caller.user.id, selector })
+    }
+
+    /// The names of parameters that are none of these, each once; not those of which there are too many, or that are too
+    /// long.
+    pub fn other_than(&self, known: &[&str]) -> Vec<String> {
+        let names = self.0.iter().map(|(name, _)| name.as_str());
+        let unknown = names.filter(|name| !known.contains(name) && name.len() <= MAX_UNKNOWN_LEN);
+        let mut others: Vec<String> = Vec::new();
+        for name in unknown {
+            if others.len() == MAX_UNKNOWN {
+                break;
+            }
+            if !others.iter().any(|other| other == name) {
+                others.push(name.to_owned());
+            }
+        }
+        others
     }
 
     /// All values of a parameter, as they were given; empty ones count as absent.

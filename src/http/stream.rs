@@ -27,6 +27,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream stays away that was one too many for its user.
 pub const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 
+/// The parameters of a stream. Others are ignored, and named to the client: a refusal would end pages for good that came
+/// with a newer version of some other node.
+const PARAMETERS: [&str; 12] = [
+    "account",
+    "alive",
+    "cursor",
+    "form",
+    "heartbeat",
+    "history",
+    "last",
+    "min_priority",
+    "presence",
+    "retry",
+    "topic",
+    "type",
+];
 /// How many events of each topic a stream may begin with.
 const HISTORY: RangeInclusive<u32> = 1..=100;
 /// How long a client may be asked to wait before it reconnects, in milliseconds.
@@ -62,6 +78,7 @@ pub async fn open(
         has_heartbeats: params.flag("alive")?,
         form: params.one("form")?.map(str::parse).transpose()?.unwrap_or_default(),
         retry: retry?,
+        ignored: params.other_than(&PARAMETERS),
     };
     let begun = tokio::time::Instant::now();
     loop {
@@ -111,9 +128,13 @@ fn retry(params: &Params) -> Result<Option<Duration>, Problem> {
 /// The cursor to go on from. The header wins: a browser keeps it up to date, while the address stays as the page wrote
 /// it.
 fn resume(headers: &HeaderMap, params: &Params) -> Result<Option<Result<Cursor, Invalid>>, Problem> {
-    let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
-    let cursor = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
-    Ok(cursor.map(str::parse))
+    let in_address = params.one("cursor")?;
+    let values = headers.get_all("last-event-id").iter();
+    // Proxies join headers that stand several times by commas.
+    let texts = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let in_headers = Cursor::last_of(texts.map(|text| str::from_utf8(text).unwrap_or("no text")));
+    // Whoever writes a cursor into an address by hand leaves its plus signs, which stand for spaces there.
+    Ok(in_headers.or_else(|| in_address.map(|cursor| cursor.replace(' ', "+").parse())))
 }
 
 /// How many events of each topic's history are wanted first.
@@ -139,11 +160,11 @@ pub fn later(pause: Duration, reason: &'static str) -> Response {
     response(Body::from(come_back_later(pause, reason)))
 }
 
-/// The answer that holds a stream.
+/// The answer that holds a stream. A proxy that compresses would hold frames back until it has enough of them.
 pub fn response(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, body).into_response()

@@ -22,12 +22,15 @@ pub struct StreamRequest {
     pub form: Form,
     /// How long its client is to wait before it reconnects, if not as long as others.
     pub retry: Option<Duration>,
+    /// The parameters of the request that nobody here knows.
+    pub ignored: Vec<String>,
 }
 
 impl StreamRequest {
     /// A stream that begins now.
     pub fn new(subscription: Subscription) -> Self {
         let (resume, history, retry) = (None, None, None);
-        Self { subscription, resume, history, has_heartbeats: false, form: Form::default(), retry }
+        let (form, ignored) = (Form::default(), Vec::new());
+        Self { subscription, resume, history, has_heartbeats: false, form, retry, ignored }
     }
 }
