@@ -124,7 +124,7 @@ impl SseParser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::frame::{COMMENT, Delivery, ServerEvent};
+    use crate::delivery::frame::{COMMENT, Delivery, Form, ServerEvent};
     use crate::event::draft::on_one_line;
     use crate::event::{Audience, Cursor, Event, Priority};
     use proptest::prelude::*;
@@ -198,6 +198,21 @@ mod tests {
         (events, parser.last_event_id().to_owned(), parser.retry())
     }
 
+    fn event(position: i64, data: String) -> Event {
+        Event {
+            position,
+            id: Uuid::now_v7(),
+            event_type: "a.b".parse().unwrap(),
+            priority: Priority::High,
+            audience: Audience::Everyone,
+            data,
+            created_at: 0,
+            expires_at: None,
+            keep_after_read: None,
+            publisher: 1,
+        }
+    }
+
     fn json_text() -> impl Strategy<Value = String> {
         let nasty = "[\\PC\r\n\u{2028}\u{2029}\u{feff}\u{0}\"\\\\:]{0,60}";
         (nasty, any::<bool>()).prop_map(|(text, pretty)| {
@@ -226,21 +241,10 @@ mod tests {
             let mut stream = frame(ServerEvent::connected(Uuid::nil(), 4, &[], retry), 4);
             let mut expected = Vec::new();
             for (text, position) in texts.iter().zip(5..) {
-                let event = Event {
-                    position,
-                    id: Uuid::now_v7(),
-                    event_type: "a.b".parse().unwrap(),
-                    priority: Priority::High,
-                    audience: Audience::Everyone,
-                    data: on_one_line(text),
-                    created_at: 0,
-                    expires_at: None,
-                    keep_after_read: None,
-                    publisher: 1,
-                };
+                let event = event(position, on_one_line(text));
                 expected.push((text.clone(), format!("e1-{position}"), event.id));
                 let delivery = Delivery::new(&epoch, event);
-                stream.push_str(std::str::from_utf8(delivery.envelope().bytes()).unwrap());
+                stream.push_str(std::str::from_utf8(delivery.frame(Form::Envelope).bytes()).unwrap());
                 stream.push_str(COMMENT);
                 stream.push_str(&frame(ServerEvent::nodes(&serde_json::json!({ "x": text })), 99));
             }
@@ -257,6 +261,19 @@ mod tests {
                 prop_assert_eq!(read["id"].as_str().unwrap(), event_id.to_string());
                 let notice: serde_json::Value = serde_json::from_str(&pair[1].data).unwrap();
                 prop_assert_eq!((&pair[1].event[..], notice["x"].as_str()), ("carillon.nodes", Some(&text[..])));
+            }
+        }
+
+        #[test]
+        fn a_text_by_itself_is_read_back(text in "[\\PC\r\n\u{feff}\u{0}\":]{0,40}", cuts in prop::collection::vec(0..60usize, 0..20)) {
+            let data = serde_json::to_string(&text).unwrap();
+            let delivery = Delivery::new(&"e1".parse().unwrap(), event(5, data.clone()));
+            let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+            let expected = if text.is_empty() { data } else { lines };
+            for (form, name) in [(Form::Plain, "a.b"), (Form::Data, "message")] {
+                let (events, ..) = in_pieces(delivery.frame(form).bytes(), &cuts);
+                let read: Vec<_> = events.iter().map(|e| (&e.event[..], &e.data[..], &e.id[..])).collect();
+                prop_assert_eq!(read, [(name, &expected[..], "e1-5")]);
             }
         }
     }

@@ -22,7 +22,7 @@ use http_body::{Body, Frame as BodyFrame};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::delivery::frame::{COMMENT, Delivery, ServerEvent};
+use crate::delivery::frame::{COMMENT, Delivery, Form, ServerEvent};
 use crate::delivery::hub::{Closing, Fence, Hub, Listener, QueueItem, QueueRead, Refused};
 use crate::event::{Cursor, Millis, Position};
 use crate::store::clock::Clock;
@@ -104,7 +104,7 @@ impl Streams {
 
     /// Opens a stream.
     pub fn open(self: &Arc<Self>, request: StreamRequest) -> Result<EventStream, Refused> {
-        let StreamRequest { subscription, resume, history, has_heartbeats } = request;
+        let StreamRequest { subscription, resume, history, has_heartbeats, form, retry } = request;
         let cursor = resume.as_ref().and_then(|resume| resume.as_ref().ok());
         let (listener, fence) = self.hub.register(subscription, cursor)?;
         let mut stream = EventStream {
@@ -116,6 +116,8 @@ impl Streams {
             phase: Phase::Live,
             limit: self.limits.replay_events,
             has_heartbeats,
+            form,
+            retry: retry.unwrap_or(self.limits.retry),
         };
         match resume {
             Some(Ok(cursor)) => stream.resume(cursor, &fence),
@@ -163,13 +165,16 @@ pub struct EventStream {
     limit: u32,
     /// Keep-alives are events, which an `EventSource` shows.
     has_heartbeats: bool,
+    /// How it carries events.
+    form: Form,
+    /// How long its client is to wait before it reconnects.
+    retry: Duration,
 }
 
 impl EventStream {
     /// Puts the first frame of the stream in front of what waits already.
     fn connected(&mut self) {
-        let retry = self.shared.limits.retry;
-        let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, &[], retry);
+        let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, &[], self.retry);
         self.out.push_front(Ready::Frame(connected.frame(self.cursor_in_force())));
         self.is_cursor_sent = self.cursor_in_force().is_some();
     }
@@ -177,15 +182,23 @@ impl EventStream {
     fn send_heartbeat(&mut self) {
         if self.has_heartbeats {
             let live = matches!(self.phase, Phase::Live);
-            let (keep_alive, retry) = (self.shared.keep_alive, self.shared.limits.retry);
-            self.send(&ServerEvent::alive(live, keep_alive, retry, self.shared.clock.now()));
+            let keep_alive = self.listener.keep_alive_every.unwrap_or(self.shared.keep_alive);
+            self.send(&ServerEvent::alive(live, keep_alive, self.retry, self.shared.clock.now()));
         }
+    }
+
+    fn history(
+        &self,
+        fence: Fence,
+        of_each: u32,
+    ) -> impl Future<Output = Result<History, StoreError>> + use<> {
+        self.shared.clone().history(self.listener.clone(), fence, of_each, self.form)
     }
 
     /// Begins at the fence, with history before it if that is wanted.
     fn begin(&mut self, history: Option<u32>, fence: Fence) {
         if let Some(of_each) = history {
-            let recalling = self.shared.clone().history(self.listener.clone(), fence.clone(), of_each);
+            let recalling = self.history(fence.clone(), of_each);
             self.phase = Phase::Recalling(Box::pin(recalling), fence, of_each);
         }
     }
@@ -231,7 +244,8 @@ impl EventStream {
     }
 
     fn next_page(&self, up_to: Position) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
-        self.shared.clone().read(self.listener.clone(), self.cursor.clone(), up_to, self.limit)
+        let (shared, listener) = (self.shared.clone(), self.listener.clone());
+        shared.read(listener, self.cursor.clone(), up_to, self.limit, self.form)
     }
 
     fn replay_to(&mut self, up_to: Position) {
@@ -286,7 +300,7 @@ impl EventStream {
             Err(error) => {
                 metrics::counter!("carillon_replay_failures_total").increment(1);
                 tracing::warn!(%error, "a history waits for the store");
-                let next = self.shared.clone().history(self.listener.clone(), fence.clone(), of_each);
+                let next = self.history(fence.clone(), of_each);
                 let later = async {
                     tokio::time::sleep(RETRY_READ).await;
                     next.await
@@ -351,7 +365,7 @@ impl EventStream {
 
     /// The event's frame in this stream's form, with the cursor in force.
     fn frame(&self, event: &Delivery) -> Bytes {
-        let frame = event.envelope();
+        let frame = event.frame(self.form);
         if self.cursor.overtaken.is_empty() {
             frame.bytes().clone()
         } else {

@@ -1,5 +1,6 @@
 //! Query parameters, read by name so that a mistake is answered with the parameter's name.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
@@ -34,6 +35,15 @@ impl Params {
     pub fn parsed<T: FromStr>(&self, name: &str, must: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| Invalid::new(name, must).into())
+    }
+
+    /// A whole number that may stand once, within bounds.
+    pub fn within(&self, name: &str, bounds: RangeInclusive<u32>) -> Result<Option<u32>, Problem> {
+        let must = format!("must be {} to {}", bounds.start(), bounds.end());
+        match self.parsed(name, &must)? {
+            Some(number) if !bounds.contains(&number) => Err(Invalid::new(name, must).into()),
+            number => Ok(number),
+        }
     }
 
     /// `true` or `false`; absent is false.

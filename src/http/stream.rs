@@ -1,12 +1,13 @@
 //! The stream itself.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
@@ -17,15 +18,21 @@ use super::server::Connection;
 use crate::delivery::frame::come_back_later;
 use crate::delivery::hub::{Refused, Subscription};
 use crate::delivery::stream::StreamRequest;
-use crate::event::Invalid;
+use crate::event::{Cursor, Invalid};
+use crate::identity::Identity;
+use crate::identity::topic_rules::TopicRules;
 
 /// How long a stream waits for a node that has not yet seen the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream stays away that was one too many for its user.
 pub const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 
-/// The most events of each topic that a stream may begin with.
-const MAX_HISTORY: u32 = 100;
+/// How many events of each topic a stream may begin with.
+const HISTORY: RangeInclusive<u32> = 1..=100;
+/// How long a client may be asked to wait before it reconnects, in milliseconds.
+const RETRY_MILLIS: RangeInclusive<u32> = 100..=3_600_000;
+/// How often a quiet stream may get a keep-alive, in seconds.
+const KEEP_ALIVE_SECONDS: RangeInclusive<u32> = 1..=300;
 
 /// `GET /api/v1/stream`
 ///
@@ -36,56 +43,82 @@ pub async fn open(
     Extension(connection): Extension<Connection>,
     mut parts: Parts,
 ) -> Result<Response, Problem> {
+    let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
+    let retry = retry(&params);
+    let pause = retry.as_ref().ok().copied().flatten().unwrap_or(app.streams.retry());
     let identity = match ListenerCaller::from_request_parts(&mut parts, &app).await {
         Ok(ListenerCaller(identity)) => identity,
         // The store's refusal, too: a database that is being restored has no tables for a moment.
         Err(problem) if problem.status().is_server_error() => {
-            return Ok(later(app.streams.retry(), "the store is not reachable"));
+            return Ok(later(pause, "the store is not reachable"));
         }
         Err(problem) => return Err(problem),
     };
-    let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
-    let subscription = Subscription {
-        reader: params.reader(&identity, &app.rules)?,
-        name: identity.user.name.into(),
-        wants_presence: params.flag("presence")?,
-        credential: identity.credential,
-        connection: connection.0,
+    let subscription = subscription(&params, identity, &app.rules, connection)?;
+    let request = StreamRequest {
+        resume: resume(&parts.headers, &params)?,
+        history: history(&params, &subscription)?,
+        subscription,
+        has_heartbeats: params.flag("alive")?,
+        form: params.one("form")?.map(str::parse).transpose()?.unwrap_or_default(),
+        retry: retry?,
     };
-    if subscription.wants_presence && subscription.reader.selector.topics.is_empty() {
-        return Err(Invalid::new("presence", "needs a topic").into());
-    }
-    // The header wins: a browser keeps it up to date, while the address stays as the page wrote it.
-    let header = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
-    let resume = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
-    let history = history(&params, &subscription)?;
-    let resume = resume.map(str::parse);
-    let request = StreamRequest { subscription, resume, history, has_heartbeats: params.flag("alive")? };
     let begun = tokio::time::Instant::now();
     loop {
         match app.streams.open(request.clone()) {
             Ok(stream) => return Ok(response(Body::new(stream))),
             Err(Refused::TooManyStreams) => {
                 // Some may be of connections that broke, which is noticed later.
-                return Ok(later(CROWDED_PAUSE, "this user has as many streams here as are allowed"));
+                let pause = pause.max(CROWDED_PAUSE);
+                return Ok(later(pause, "this user has as many streams here as are allowed"));
             }
             Err(Refused::NotReady) if begun.elapsed() < PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Err(Refused::NotReady) => {
-                return Ok(later(app.streams.retry(), "this node has not yet seen the log"));
-            }
+            Err(Refused::NotReady) => return Ok(later(pause, "this node has not yet seen the log")),
         }
     }
 }
 
+/// Who listens, and to what.
+fn subscription(
+    params: &Params,
+    identity: Identity,
+    rules: &TopicRules,
+    connection: Connection,
+) -> Result<Subscription, Problem> {
+    let seconds = params.within("heartbeat", KEEP_ALIVE_SECONDS)?;
+    let subscription = Subscription {
+        reader: params.reader(&identity, rules)?,
+        name: identity.user.name.into(),
+        wants_presence: params.flag("presence")?,
+        keep_alive_every: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        credential: identity.credential,
+        connection: connection.0,
+    };
+    if subscription.wants_presence && subscription.reader.selector.topics.is_empty() {
+        return Err(Invalid::new("presence", "needs a topic").into());
+    }
+    Ok(subscription)
+}
+
+/// How long the client is to wait before it reconnects.
+fn retry(params: &Params) -> Result<Option<Duration>, Problem> {
+    let millis = params.within("retry", RETRY_MILLIS)?;
+    Ok(millis.map(|millis| Duration::from_millis(millis.into())))
+}
+
+/// The cursor to go on from. The header wins: a browser keeps it up to date, while the address stays as the page wrote
+/// it.
+fn resume(headers: &HeaderMap, params: &Params) -> Result<Option<Result<Cursor, Invalid>>, Problem> {
+    let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("unreadable"));
+    let cursor = header.or(params.one("cursor")?).filter(|cursor| !cursor.is_empty());
+    Ok(cursor.map(str::parse))
+}
+
 /// How many events of each topic's history are wanted first.
 fn history(params: &Params, subscription: &Subscription) -> Result<Option<u32>, Problem> {
-    let must = format!("must be 1 to {MAX_HISTORY}");
-    let history = params.parsed("history", &must)?;
-    if history.is_some_and(|count| !(1..=MAX_HISTORY).contains(&count)) {
-        return Err(Invalid::new("history", must).into());
-    }
+    let history = params.within("history", HISTORY)?;
     // The short word for what is kept of a topic as its state.
     let last = params.parsed("last", "must be 1")?;
     let (name, wanted) = match (history, last) {

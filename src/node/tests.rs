@@ -84,6 +84,7 @@ async fn whoever_has_a_page_open_uses_their_session() {
         connection: CancellationToken::new(),
         name: "me".into(),
         wants_presence: false,
+        keep_alive_every: None,
     };
     let _stream = world.node.services.streams.open(StreamRequest::new(subscription)).unwrap();
     let (hub, store) = (world.node.hub.clone(), store.clone());

@@ -154,7 +154,7 @@ pub enum What {
         /// How.
         why: String,
     },
-    /// A frame without data moved the id in force: the first of a stream, a heartbeat.
+    /// A frame without data moved the id in force. Programs of before the first frame had data send such.
     Stamp {
         /// The id in force from here on.
         raw_id: String,

@@ -52,6 +52,8 @@ suite!(
     history::nothing_is_lost_or_doubled_while_events_are_published,
     history::bad_parameters_of_history_are_named,
     stream::what_cannot_be_served_for_the_moment_is_no_refusal,
+    stream::each_form_carries_every_event,
+    stream::a_stream_says_how_long_it_is_quiet_and_when_to_come_back,
     stream::asked_to_a_stream_says_aloud_that_it_lives,
     topics::only_those_permitted_read_a_topic,
     topics::only_those_permitted_publish_to_a_topic,

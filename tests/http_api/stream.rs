@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use carillon::sse_parser::SseEvent;
 use serde_json::{Value, json};
 
 use crate::setup::{Setup, Stream, send};
@@ -54,7 +55,8 @@ pub async fn a_stream_begins_with_its_cursor(setup: Setup) {
         }))
         .await;
     stream.until_count(1).await;
-    let json: Value = serde_json::from_str(&stream.events[0].data).unwrap();
+    let event = stream.events.last().unwrap();
+    let json: Value = serde_json::from_str(&event.data).unwrap();
     assert_eq!(json["id"], receipt.id);
     assert_eq!(json["position"], receipt.position);
     assert_eq!(json["type"], "order.paid");
@@ -64,7 +66,7 @@ pub async fn a_stream_begins_with_its_cursor(setup: Setup) {
     assert_eq!(json["expires_at"], "2100-01-31T10:00:00Z");
     assert!(json["created_at"].as_str().unwrap().ends_with('Z'));
     assert!(!stream.text().contains("bob"), "{}", stream.text());
-    assert!(stream.events[0].id.ends_with(&format!("-{}", receipt.position)));
+    assert!(event.id.ends_with(&format!("-{}", receipt.position)));
 
     for (query, field) in [
         ("type=a%20b", "type"),
@@ -74,6 +76,13 @@ pub async fn a_stream_begins_with_its_cursor(setup: Setup) {
         ("topic=a//b", "topic"),
         (&["topic=a"; 33].join("&"), "topic"),
         ("cursor=a-1&cursor=a-2", "cursor"),
+        ("form=xml", "form"),
+        ("form=plain&form=data", "form"),
+        ("retry=99", "retry"),
+        ("retry=3600001", "retry"),
+        ("heartbeat=0", "heartbeat"),
+        ("heartbeat=301", "heartbeat"),
+        ("heartbeat=1.5", "heartbeat"),
     ] {
         send(setup.get(&format!("{STREAM}?{query}")).bearer_auth(&setup.alice))
             .await
@@ -250,6 +259,61 @@ pub async fn the_urgent_overtake_in_a_backlog(setup: Setup) {
         assert_eq!(got.len(), all.len(), "cut at {cut}: nothing comes twice");
         assert!(second.notices("carillon.reset").is_empty());
     }
+}
+
+/// Live, in a replay and as history.
+pub async fn each_form_carries_every_event(setup: Setup) {
+    // Type, data, and how the data is sent by itself. Two types are also names of an EventSource's own events.
+    let cases = [
+        ("error", json!("two\nlines\r\nand\rmore\n"), "two\nlines\nand\nmore\n"),
+        ("open", json!(""), "\"\""),
+        ("a.b", json!({ "n": [1, "x\ny"] }), "{\"n\":[1,\"x\\ny\"]}"),
+        ("message", json!("é\u{2028}"), "é\u{2028}"),
+    ];
+    let of_publishers = |stream: &Stream| -> Vec<SseEvent> {
+        let events = stream.events.iter().filter(|event| !event.event.starts_with("carillon."));
+        events.cloned().collect()
+    };
+    let forms = ["", "envelope", "named", "plain", "data"];
+    let mut streams = Vec::new();
+    for form in forms {
+        streams.push((form, setup.stream(&setup.alice, &format!("topic=t&form={form}")).await));
+    }
+    let cursor = in_query(streams[0].1.cursor());
+    let to = json!({ "topic": "t" });
+    let events = cases.iter().map(|(name, data, _)| json!({ "type": name, "to": to, "data": data }));
+    setup.publish_batch(&events.collect::<Vec<_>>()).await;
+    streams[0].1.until_count(cases.len()).await;
+    for form in forms {
+        for begin in [&cursor, "history=4"] {
+            let stream = setup.stream(&setup.alice, &format!("topic=t&form={form}&{begin}")).await;
+            streams.push((form, stream));
+        }
+    }
+    for (form, stream) in &mut streams {
+        stream.until("all of it", |stream| of_publishers(stream).len() >= cases.len()).await;
+        let events = of_publishers(stream);
+        assert_eq!(events.len(), cases.len(), "{}", stream.text());
+        for (event, (name, data, text)) in events.iter().zip(&cases) {
+            let is_named = matches!(*form, "named" | "plain");
+            assert_eq!(event.event, if is_named { name } else { "message" }, "{form}");
+            if matches!(*form, "plain" | "data") {
+                assert_eq!(event.data, *text, "{form}");
+            } else {
+                let envelope: Value = serde_json::from_str(&event.data).unwrap();
+                assert_eq!((&envelope["type"], &envelope["data"]), (&json!(name), data), "{form}");
+            }
+        }
+    }
+}
+
+/// Each stream has its own pauses, and a bad one is named.
+pub async fn a_stream_says_how_long_it_is_quiet_and_when_to_come_back(setup: Setup) {
+    let mut stream = setup.stream(&setup.alice, "alive=true&retry=100&heartbeat=300").await;
+    assert!(stream.text().contains("\nretry: 100\n"), "{}", stream.text());
+    stream.until("it is alive", |stream| !stream.notices("carillon.alive").is_empty()).await;
+    let alive = stream.notices("carillon.alive").remove(0);
+    assert_eq!((&alive["retry"], &alive["heartbeat"]), (&json!(0.1), &json!(300.0)));
 }
 
 /// Any status but 200 ends an `EventSource` for good.

@@ -192,6 +192,7 @@ fn index_agrees(reader: &Reader, new: &[NewEvent]) {
         reader: reader.clone(),
         name: "one".into(),
         wants_presence: false,
+        keep_alive_every: None,
         credential: Credential::Token(1),
         connection: CancellationToken::new(),
     };

@@ -1,7 +1,7 @@
 //! The envelope: an event's fields and data as one JSON object. It has no `event:` field, so that
 //! `EventSource.onmessage` sees all events of publishers, also of types that are newer than the page.
 
-use super::put_data;
+use super::fields::put_data;
 use crate::event::{Event, Shown};
 
 /// Appends the fields of the frame that carries `event`.

@@ -1,10 +1,15 @@
-//! Server-Sent Events frames (WHATWG HTML §9.2.6). A file for each wire form of a publisher's event, today one: the
-//! envelope; and the server's own events.
+//! Server-Sent Events frames (WHATWG HTML §9.2.6): an encoder for each wire form of a publisher's event, and the server's
+//! own events.
 //!
 //! The `id:` is the last field of every frame: some clients take an id as soon as they have read its line, and would
 //! skip an event whose frame was cut off after it.
 
+mod data;
 mod envelope;
+mod fields;
+mod form;
+mod named;
+mod plain;
 mod server_event;
 
 use std::sync::OnceLock;
@@ -14,6 +19,8 @@ use bytes::Bytes;
 
 use crate::event::{Cursor, Epoch, Event, Position};
 use crate::failpoint::is_armed;
+use fields::{end, retry_line};
+pub use form::Form;
 pub use server_event::ServerEvent;
 
 /// What keeps a stream alive and tells nothing: a comment. No empty line follows it, since several clients hand out
@@ -39,13 +46,14 @@ impl Frame {
     }
 }
 
-/// An event on its way to listeners, with its frames: each is encoded when the first listener needs it, and shared by
-/// all.
+/// An event on its way to listeners, with its frames: that of each form is encoded when the first listener needs it, and
+/// shared by all.
 #[derive(Debug)]
 pub struct Delivery {
     epoch: Epoch,
     event: Event,
-    envelope: OnceLock<Frame>,
+    /// By the number of their form.
+    frames: [OnceLock<Frame>; Form::ALL.len()],
 }
 
 /// What a frame has around the publisher's data, in bytes, about.
@@ -54,7 +62,7 @@ const AROUND_DATA: usize = 256;
 impl Delivery {
     /// Of an event of this history.
     pub fn new(epoch: &Epoch, event: Event) -> Self {
-        Self { epoch: epoch.clone(), event, envelope: OnceLock::new() }
+        Self { epoch: epoch.clone(), event, frames: Default::default() }
     }
 
     /// The event.
@@ -72,19 +80,20 @@ impl Delivery {
         self.epoch == *epoch
     }
 
-    /// How long its frame is, in bytes, about: known without encoding it.
+    /// How long its frame is, in bytes, about: known without encoding it. In plain and data a text of nothing but line
+    /// breaks takes up to four times as much.
     pub fn frame_size(&self) -> usize {
         frame_size(&self.event)
     }
 
-    /// Its frame in the envelope form.
-    pub fn envelope(&self) -> &Frame {
-        self.envelope.get_or_init(|| self.encode())
+    /// Its frame in this form.
+    pub fn frame(&self, form: Form) -> &Frame {
+        self.frames[form as usize].get_or_init(|| self.encode(form))
     }
 
-    fn encode(&self) -> Frame {
+    fn encode(&self, form: Form) -> Frame {
         let mut out = Vec::with_capacity(self.frame_size());
-        envelope::put(&mut out, &self.event);
+        form.put(&mut out, &self.event);
         let id_at = out.len();
         let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
         let cursor = Cursor::at(self.epoch.clone(), self.event.position + ahead);
@@ -104,30 +113,6 @@ impl Eq for Delivery {}
 /// How long the frame of an event is, in bytes, about.
 pub fn frame_size(event: &Event) -> usize {
     event.data.len() + AROUND_DATA
-}
-
-/// Appends `text` as `data:` fields, one for each of its lines: whatever is in it, it is nothing but data.
-fn put_data(out: &mut Vec<u8>, text: &str) {
-    let mut rest = text;
-    loop {
-        let end = rest.find(['\r', '\n']);
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(rest[..end.unwrap_or(rest.len())].as_bytes());
-        out.push(b'\n');
-        let Some(end) = end else { return };
-        let line_break = if rest[end..].starts_with("\r\n") { 2 } else { 1 };
-        rest = &rest[end + line_break..];
-    }
-}
-
-/// How a frame ends: its `id:`, if it has one, and the empty line.
-fn end(cursor: Option<&Cursor>) -> String {
-    cursor.map_or_else(|| "\n".to_owned(), |cursor| format!("id: {cursor}\n\n"))
-}
-
-/// How long a browser waits before it reconnects.
-fn retry_line(retry: Duration) -> String {
-    format!("retry: {}\n", retry.as_millis())
 }
 
 /// The answer to a stream that cannot be opened now: no event, a pause and a reason for people who look. Anything but a

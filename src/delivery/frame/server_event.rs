@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{end, put_data, retry_line};
+use super::fields::{end, put_data, put_event, retry_line};
 use crate::event::{Cursor, Millis, Position, Topic, rfc3339};
 
 /// One of the server's own events.
@@ -117,7 +117,8 @@ impl ServerEvent {
 
     /// Its frame, with the cursor in force, if there is one.
     pub fn frame(&self, cursor: Option<&Cursor>) -> Bytes {
-        let mut out = format!("event: {}\n", self.name).into_bytes();
+        let mut out = Vec::with_capacity(self.size());
+        put_event(&mut out, self.name);
         put_data(&mut out, &self.data);
         out.extend_from_slice(self.retry.map(retry_line).unwrap_or_default().as_bytes());
         out.extend_from_slice(end(cursor).as_bytes());

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::event::{Audience, Priority};
+use crate::event::{Audience, EventType, Priority};
 use uuid::Uuid;
 
 fn delivery(data: &str) -> Delivery {
@@ -27,7 +27,7 @@ fn the_envelope_has_the_data_as_it_was_written() {
     let expected = "data: {\"id\":\"00000000-0000-0000-0000-000000000000\",\"position\":7,\"type\":\"a.b\",\
                     \"priority\":\"high\",\"to\":\"topic\",\"topic\":\"room/1\",\"data\":{\"n\": 1e400,\"n\":2},\
                     \"created_at\":\"1970-01-01T00:00:00Z\",\"expires_at\":\"1970-01-01T00:00:01.5Z\"}\n";
-    let frame = delivery.envelope();
+    let frame = delivery.frame(Form::Envelope);
     assert_eq!(frame.bytes(), &format!("{expected}id: e-7\n\n"));
     assert_eq!(frame.ending_with(Some(&"e-5+7".parse().unwrap())), format!("{expected}id: e-5+7\n\n"));
     assert_eq!(frame.ending_with(None), format!("{expected}\n"));
@@ -37,17 +37,65 @@ fn the_envelope_has_the_data_as_it_was_written() {
 #[test]
 fn an_event_is_encoded_once_for_all_its_listeners() {
     let delivery = delivery("1");
-    let (one, other) = (delivery.envelope().bytes(), delivery.envelope().bytes());
-    assert_eq!(one.as_ptr(), other.as_ptr());
+    let mut starts: Vec<_> = Vec::new();
+    for form in Form::ALL {
+        assert_eq!(form.as_str().parse(), Ok(form));
+        let (one, other) = (delivery.frame(form).bytes(), delivery.frame(form).bytes());
+        assert_eq!(one.as_ptr(), other.as_ptr());
+        starts.push(one.as_ptr());
+    }
+    starts.dedup();
+    assert_eq!(starts.len(), Form::ALL.len(), "each has its own");
+}
+
+/// The fields of the event's frame in this form.
+fn fields(form: Form, data: &str) -> String {
+    let frame = delivery(data).frame(form).ending_with(None);
+    std::str::from_utf8(&frame).unwrap().strip_suffix("\n").unwrap().to_owned()
+}
+
+#[test]
+fn a_text_is_sent_line_by_line_and_never_as_nothing() {
+    let cases = [
+        (r#""a""#, "data: a\n"),
+        (r#""a\nb""#, "data: a\ndata: b\n"),
+        (r#""a\rb""#, "data: a\ndata: b\n"),
+        (r#""a\r\nb""#, "data: a\ndata: b\n"),
+        (r#""a\n\rb""#, "data: a\ndata: \ndata: b\n"),
+        (r#""\n""#, "data: \ndata: \n"),
+        (r#"" a\r\n""#, "data:  a\ndata: \n"),
+        (r#""""#, "data: \"\"\n"),
+        (r#""id: 9\n\nevent: x""#, "data: id: 9\ndata: \ndata: event: x\n"),
+        // Half a pair of surrogates is no text.
+        (r#""\ud800""#, "data: \"\\ud800\"\n"),
+        (r#"{"n": 1.10}"#, "data: {\"n\": 1.10}\n"),
+        ("null", "data: null\n"),
+    ];
+    for (data, expected) in cases {
+        assert_eq!(fields(Form::Data, data), expected, "{data}");
+        assert_eq!(fields(Form::Plain, data), format!("event: a.b\n{expected}"), "{data}");
+    }
+}
+
+#[test]
+fn named_is_the_envelope_under_the_events_type() {
+    assert_eq!(fields(Form::Named, "1"), format!("event: a.b\n{}", fields(Form::Envelope, "1")));
 }
 
 /// Neither what a row holds that was written by hand nor what another node sends can begin a field.
 #[test]
-fn data_is_nothing_but_data() {
-    let frame = delivery("{\n\"a\":\r\n1\r}").envelope().ending_with(None);
-    let text = std::str::from_utf8(&frame).unwrap();
-    assert!(text.strip_suffix("\n\n").unwrap().lines().all(|line| line.starts_with("data: ")), "{text}");
-    assert!(!text.contains('\r'));
+fn data_is_nothing_but_data_and_a_type_nothing_but_a_type() {
+    for form in Form::ALL {
+        let mut event = delivery("{\n\"a\":\r\n1\r}").event;
+        event.event_type = EventType::from_stored("a\nid: 9\r\n\r".into());
+        let frame = Delivery::new(&"e".parse().unwrap(), event).frame(form).ending_with(None);
+        let text = std::str::from_utf8(&frame).unwrap();
+        let mut lines: Vec<&str> = text.strip_suffix("\n\n").unwrap().split('\n').collect();
+        if matches!(form, Form::Named | Form::Plain) {
+            assert_eq!(lines.remove(0), "event: aid: 9");
+        }
+        assert!(lines.iter().all(|line| line.starts_with("data: ")) && !text.contains('\r'), "{text:?}");
+    }
 }
 
 /// `fetch-event-source` and `httpx-sse` hand out an event without data at each empty line.

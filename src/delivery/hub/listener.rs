@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::SweepLimits;
 use crate::account::Credential;
 use crate::delivery::frame::{Delivery, ServerEvent};
+use crate::delivery::sweep::SWEEP_EVERY;
 use crate::event::Position;
 use crate::store::Reader;
 
@@ -65,6 +66,8 @@ pub struct Subscription {
     pub name: Arc<str>,
     /// Whether they want to know who else is there.
     pub wants_presence: bool,
+    /// How long the stream is quiet at most, if not as long as others.
+    pub keep_alive_every: Option<Duration>,
     /// What the permission rests on.
     pub credential: Credential,
     /// Ends the connection at once, even if its client reads nothing.
@@ -225,7 +228,7 @@ impl Listener {
         Poll::Pending
     }
 
-    /// Keep-alive, old age, no progress. Called about once a second.
+    /// Keep-alive, old age, no progress. Called every [`SWEEP_EVERY`].
     pub fn sweep(&self, now: Instant, limits: &SweepLimits) {
         let jitter = limits.max_age / 1000 * u32::try_from(self.id % 100).unwrap_or(0);
         let is_old = now.saturating_duration_since(self.opened) + jitter >= limits.max_age;
@@ -237,7 +240,9 @@ impl Listener {
             self.connection.cancel();
             return;
         }
-        let is_quiet = now.saturating_duration_since(queue.last_sent) >= limits.keep_alive_every;
+        // To the sweep that is nearest, or a stream that wants one each second would get one every other.
+        let keep_alive_every = self.keep_alive_every.unwrap_or(limits.keep_alive_every);
+        let is_quiet = now.saturating_duration_since(queue.last_sent) + SWEEP_EVERY / 2 >= keep_alive_every;
         if is_old {
             queue.closing.get_or_insert(Closing::Reconnect);
         }

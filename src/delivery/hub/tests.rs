@@ -38,6 +38,7 @@ fn wish(user: UserId) -> Subscription {
         reader: Reader { user, selector: Selector::of_user(user, vec![]) },
         name: "alice".into(),
         wants_presence: false,
+        keep_alive_every: None,
         credential: Credential::Token(user),
         connection: CancellationToken::new(),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Streams;
-use crate::delivery::frame::Delivery;
+use crate::delivery::frame::{Delivery, Form};
 use crate::delivery::hub::{Fence, Listener};
 use crate::event::{Event, Millis, Priority, Selector};
 use crate::store::{InboxOrder, InboxQuery, Reader, StoreError};
@@ -25,6 +25,7 @@ impl Streams {
         listener: Arc<Listener>,
         fence: Fence,
         of_each: u32,
+        form: Form,
     ) -> Result<History, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
@@ -53,7 +54,7 @@ impl Streams {
         }
         let frame = |event: Event| {
             let expires_at = event.expires_at;
-            (Delivery::new(&fence.epoch, event).envelope().ending_with(None), expires_at)
+            (Delivery::new(&fence.epoch, event).frame(form).ending_with(None), expires_at)
         };
         Ok(History { frames: newest_first.into_iter().rev().map(frame).collect(), is_complete })
     }

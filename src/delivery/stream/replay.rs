@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Streams;
 use super::leave_order::leave_order;
-use crate::delivery::frame::Delivery;
+use crate::delivery::frame::{Delivery, Form};
 use crate::delivery::hub::Listener;
 use crate::event::{Cursor, Event, Millis, Position, Priority};
 use crate::failpoint::is_armed;
@@ -20,6 +20,7 @@ impl Streams {
         cursor: Cursor,
         up_to: Position,
         limit: u32,
+        form: Form,
     ) -> Result<Backlog, StoreError> {
         // Never closed, so this only waits.
         let _turn = self.replays.acquire().await;
@@ -56,7 +57,7 @@ impl Streams {
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, page) }))
+        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, page, form) }))
     }
 
     /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
@@ -93,7 +94,7 @@ pub(super) struct Replay {
     pub next_limit: u32,
 }
 
-fn order(cursor: &Cursor, page: Page) -> Replay {
+fn order(cursor: &Cursor, page: Page, form: Form) -> Replay {
     let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
     let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
     let encode = |event| Delivery::new(&cursor.epoch, event);
@@ -110,7 +111,7 @@ fn order(cursor: &Cursor, page: Page) -> Replay {
         .into_iter()
         .map(|(index, cursor)| {
             let delivery = &deliveries[index];
-            (delivery.envelope().ending_with(Some(&cursor)), delivery.event().expires_at)
+            (delivery.frame(form).ending_with(Some(&cursor)), delivery.event().expires_at)
         })
         .collect();
     Replay { frames, end, next_limit: 1 }

@@ -1,5 +1,8 @@
 //! What a client asks of a stream.
 
+use std::time::Duration;
+
+use crate::delivery::frame::Form;
 use crate::delivery::hub::Subscription;
 use crate::event::{Cursor, Invalid};
 
@@ -15,11 +18,16 @@ pub struct StreamRequest {
     /// Keep-alives are to be events, for what an `EventSource` does not show: the cursor, that the stream lives, and
     /// whether it has sent everything up to now.
     pub has_heartbeats: bool,
+    /// How it carries events.
+    pub form: Form,
+    /// How long its client is to wait before it reconnects, if not as long as others.
+    pub retry: Option<Duration>,
 }
 
 impl StreamRequest {
     /// A stream that begins now.
     pub fn new(subscription: Subscription) -> Self {
-        Self { subscription, resume: None, history: None, has_heartbeats: false }
+        let (resume, history, retry) = (None, None, None);
+        Self { subscription, resume, history, has_heartbeats: false, form: Form::default(), retry }
     }
 }

@@ -98,6 +98,7 @@ fn request(topics: Vec<Topic>) -> StreamRequest {
         reader: Reader { user: 1, selector: Selector::of_user(1, topics) },
         name: "alice".into(),
         wants_presence: false,
+        keep_alive_every: None,
         credential: Credential::Token(1),
         connection: CancellationToken::new(),
     })
@@ -182,6 +183,42 @@ async fn a_keep_alive_is_a_comment_or_says_that_the_cursor_has_moved() {
     assert!(stream.poll_next(&mut cx).is_pending());
     sweep(&stream);
     assert!(next(&mut stream).await.contains("\"position\":3"), "its cursor left with no frame");
+}
+
+/// The sweep looks once a second: a stream that wants to hear something each second does.
+#[tokio::test]
+async fn each_stream_is_quiet_for_its_own_time() {
+    let world = World::new(StreamLimits::default()).await;
+    let open = |seconds: Option<u64>| {
+        let mut request = request(vec![]);
+        request.subscription.keep_alive_every = seconds.map(Duration::from_secs);
+        world.streams.open(request).unwrap()
+    };
+    let mut streams = [open(Some(1)), open(None), open(Some(300))];
+    for stream in &mut streams {
+        until(stream, "carillon.connected").await;
+    }
+    let opened = std::time::Instant::now();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for (after, expected) in
+        [(900, [true, false, false]), (15_000, [true, true, false]), (301_000, [true; 3])]
+    {
+        for (stream, expected) in streams.iter_mut().zip(expected) {
+            stream.listener.sweep(opened + Duration::from_millis(after), &SweepLimits::default());
+            let said = stream.poll_next(&mut cx);
+            assert_eq!(said.is_ready(), expected, "after {after} ms: {said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_its_own_pause_and_says_so() {
+    let world = World::new(StreamLimits::default()).await;
+    let retry = Some(Duration::from_millis(2_500));
+    let request = StreamRequest { retry, has_heartbeats: true, ..request(vec![]) };
+    let mut stream = world.streams.open(request).unwrap();
+    let all = until(&mut stream, "carillon.alive").await;
+    assert!(all.contains("\nretry: 2500\n") && all.contains("\"retry\":2.5"), "{all}");
 }
 
 #[tokio::test]
