@@ -249,6 +249,31 @@ pub async fn a_count_ends_where_it_says(store: &Store) {
     assert_eq!(counts(10, 2).await, (1, false, some(&[("old", 1)])));
 }
 
+/// What was there before a user was is not unread for them, however the user came to be.
+pub async fn a_new_users_mark_stands_at_the_head(store: &Store) {
+    let nobody = user(store, "before all events").await;
+    let before = add(store, event()).await;
+    let own = user(store, "own").await;
+    let outside = store.create_outside_user("issuer", "subject", "outside", Role::Listener).await.unwrap().id;
+    assert!(matches!(store.create_user("own", "", Role::Listener).await, Err(StoreError::Taken(_))));
+    let after = add(store, event()).await;
+    for (user, unread) in [(nobody, vec![after, before]), (own, vec![after]), (outside, vec![after])] {
+        let me = reader(user, &[]);
+        assert_eq!(places_of_unread(store, &me).await, unread, "{user}");
+        assert_eq!(self::unread(store, &me).await["test"] as usize, unread.len());
+        assert_eq!(places(store, &me, &everything()).await, [after, before], "it is there all the same");
+    }
+    // The mark is theirs to take back single events from, and no "read up to here" that could be taken back.
+    assert!(!store.take_back_read_up_to(own, 1).await.unwrap());
+    store.mark(own, before, false).await.unwrap();
+    assert_eq!(places_of_unread(store, &reader(own, &[])).await, [after, before]);
+    // Retention empties the log; the head stays.
+    store.remove_before(i64::MAX, 10).await.unwrap();
+    let late = user(store, "late").await;
+    let last = add(store, event()).await;
+    assert_eq!(places_of_unread(store, &reader(late, &[])).await, [last]);
+}
+
 pub async fn reading_up_to_here_is_taken_back_exactly(store: &Store) {
     let mut places = Vec::new();
     for _ in 0..5 {
