@@ -1,18 +1,19 @@
-// The number of unread entries, in the page's title and its icon.
+// The number of unread entries, in the page's title and its icon; with a + if there may be more.
 
 const REDRAW_EVERY = 1_000;
 
 export class Badge {
-  #title = document.title.replace(/^\(\d+\) /, '');
+  #title = document.title.replace(/^\(\d+\+?\) /, '');
   #icon = document.querySelector('link[rel=icon]');
   #plain = this.#icon.href;
   #drawn = null;
   #timer = null;
-  #count = 0;
+  #count = '0';
 
+  /** `count`: a number, perhaps with a +. */
   show(count) {
     this.#count = count;
-    const title = `${count ? `(${count}) ` : ''}${this.#title}`;
+    const title = `${count === '0' ? '' : `(${count}) `}${this.#title}`;
     if (document.title !== title) document.title = title;
     // A browser loads the icon anew at each change, so it is not changed for each event.
     this.#timer ??= setTimeout(() => {
@@ -22,10 +23,10 @@ export class Badge {
   }
 
   #draw() {
-    const text = this.#count > 99 ? '99+' : String(this.#count);
+    const text = parseInt(this.#count) > 99 ? '99+' : this.#count;
     if (text === this.#drawn) return;
     this.#drawn = text;
-    this.#icon.href = this.#count === 0 ? this.#plain : `data:image/svg+xml,${encodeURIComponent(picture(text))}`;
+    this.#icon.href = this.#count === '0' ? this.#plain : `data:image/svg+xml,${encodeURIComponent(picture(text))}`;
   }
 }
 

@@ -61,7 +61,9 @@ const arrivals = new Arrivals(list, by('top'), by('fresh'), {
   },
   tooMany: () => sync.refresh(true),
 });
-let unread = Number(by('unread').textContent);
+let unread = parseInt(by('unread').textContent);
+/** Whether there may be more: the server counts no further. */
+let hasMore = by('unread').textContent.endsWith('+');
 let isShowing = false;
 let lastShown = 0;
 
@@ -72,8 +74,9 @@ function show() {
   isShowing = true;
   nextFrame(() => {
     isShowing = false;
-    by('unread').textContent = unread;
-    badge.show(unread);
+    const counted = `${unread}${hasMore ? '+' : ''}`;
+    by('unread').textContent = counted;
+    badge.show(counted);
     by('empty').hidden = list.size > 0 || (sync.next !== null && sync.mayLoad(false));
     const isCut = list.hasTrimmed || (list.isFull && sync.next !== null);
     by('older').hidden = sync.next === null || isCut;
@@ -86,8 +89,9 @@ function count(change) {
   show();
 }
 
-function showCounts({ unread: number, by_type: types }) {
+function showCounts({ unread: number, more, by_type: types }) {
   unread = number;
+  hasMore = more;
   by('types').replaceChildren(...Object.keys(types).map((type) => {
     const option = document.createElement('option');
     option.value = type;

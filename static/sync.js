@@ -6,7 +6,7 @@ import { elements, members } from './json.js';
 import { MAX_ENTRIES } from './list.js';
 
 const CHECK_EVERY = 60_000;
-/** Pages of a search may be empty: after so many in a row the user must ask for more. */
+/** Pages of a filtered list may be empty: after so many in a row the user must ask for more. */
 const MAX_EMPTY_PAGES = 5;
 /** How many checks may be in vain before the next regular one is waited for. */
 const MAX_VAIN = 3;
@@ -99,7 +99,8 @@ export class Sync {
 
   #merge({ entries, next }) {
     const there = new Set(entries.map(({ event }) => event.id));
-    const lowest = next === null ? 0 : Math.min(...entries.map(({ event }) => event.position));
+    // A page may be short or empty, and yet not the last: `next` says how far it looked.
+    const lowest = next === null ? 0 : Number(next.split('-')[1]);
     for (const entry of this.#list.entries()) {
       if (entry.position < lowest || there.has(entry.id)) continue;
       // An open entry stays until it is closed.

@@ -15,7 +15,7 @@ use crate::event::{Invalid, Position, Priority, Shown, rfc3339};
 use crate::identity::Identity;
 use crate::identity::topic_rules::TopicRules;
 use crate::reading::{Inbox, InboxPage};
-use crate::store::{InboxEntry, InboxOrder, InboxQuery};
+use crate::store::{InboxEntry, InboxOrder, InboxQuery, UnreadCounts};
 
 /// How many entries a page has when nothing is said.
 pub const DEFAULT_PAGE: u32 = 50;
@@ -23,8 +23,6 @@ pub const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 200;
 /// The longest text to search for, in characters.
 pub const MAX_TEXT: usize = 100;
-/// The most types counted apart.
-const MAX_COUNTED_TYPES: u32 = 200;
 
 #[derive(Serialize)]
 struct ShownEntry<'a> {
@@ -72,15 +70,17 @@ pub async fn page(
     let query = InboxQuery {
         unread_only: params.flag("unread")?,
         include_expired: params.flag("include_expired")?,
+        text: search_text(params)?,
         order,
         after: params.one("after")?.map(read_key).transpose()?,
         limit,
+        ..InboxQuery::default()
     };
-    Ok(inbox.page(&reader, &query, search_text(params)?).await?)
+    Ok(inbox.page(&reader, &query).await?)
 }
 
 /// `q`: what an entry's type or data must hold.
-pub fn search_text(params: &Params) -> Result<Option<&str>, Problem> {
+fn search_text(params: &Params) -> Result<Option<String>, Problem> {
     let text = params.one("q")?;
     // JSON holds control characters only escaped; and Postgres takes no text with a zero in it.
     if text.is_some_and(|text| text.chars().count() > MAX_TEXT || text.chars().any(char::is_control)) {
@@ -88,7 +88,7 @@ pub fn search_text(params: &Params) -> Result<Option<&str>, Problem> {
             Invalid::new("q", format!("must be 1 to {MAX_TEXT} characters, none of them a control")).into()
         );
     }
-    Ok(text)
+    Ok(text.map(str::to_owned))
 }
 
 /// Where a page continues: opaque to clients.
@@ -129,13 +129,10 @@ pub async fn counts(
     params: Params,
 ) -> Result<Json<Value>, Problem> {
     let reader = params.reader(&identity, &rules)?;
-    let counts = inbox.unread_counts(&reader, MAX_COUNTED_TYPES).await?;
-    let unread: i64 = counts.iter().map(|(_, count)| count).sum();
-    let by_type: serde_json::Map<String, Value> = counts
-        .into_iter()
-        .map(|(event_type, count)| (event_type.as_str().to_owned(), json!(count)))
-        .collect();
-    Ok(Json(json!({ "unread": unread, "by_type": by_type })))
+    let UnreadCounts { unread, more, by_type } = inbox.unread_counts(&reader).await?;
+    let by_type: serde_json::Map<String, Value> =
+        by_type.into_iter().map(|(name, count)| (name.as_str().to_owned(), json!(count))).collect();
+    Ok(Json(json!({ "unread": unread, "more": more, "by_type": by_type })))
 }
 
 /// `PUT /api/v1/inbox/{id}/read`

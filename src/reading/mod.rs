@@ -5,12 +5,14 @@ use uuid::Uuid;
 use crate::account::User;
 use crate::bus::Notifier;
 use crate::bus::message::{Notice, user_channel};
-use crate::event::{Audience, Cursor, EventType, Position, UserId};
+use crate::event::{Audience, Cursor, Position, UserId};
 use crate::identity::topic_rules::TopicRules;
-use crate::store::{Found, InboxEntry, InboxQuery, Reader, Store, StoreError};
+use crate::store::{InboxEntry, InboxQuery, Reader, Store, StoreError, UnreadCounts};
 
-/// The most entries looked through for a page that is searched for a text.
-pub const MAX_SEARCHED: u32 = 2_000;
+/// The most unread events that are counted.
+pub const MAX_COUNTED: u32 = 1_000;
+/// The most events looked at to count them.
+const MAX_LOOKED_AT: u32 = 2_000;
 
 /// Everybody's inbox. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,21 +39,13 @@ impl Inbox {
         Self { store, rules, notifier }
     }
 
-    /// A page, searched for `text` if that is given. The cursor is taken first: what comes in between is in both.
-    pub async fn page(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-        text: Option<&str>,
-    ) -> Result<InboxPage, StoreError> {
+    /// A page. The cursor is taken first: what comes in between is in both.
+    pub async fn page(&self, reader: &Reader, query: &InboxQuery) -> Result<InboxPage, StoreError> {
         let limit = query.limit;
         // One more shows whether there is another page.
         let query = InboxQuery { limit: limit + 1, ..query.clone() };
         let state = self.store.log_state().await?;
-        let found = match text {
-            None => Found { entries: self.store.inbox(reader, &query).await?, looked_up_to: None },
-            Some(text) => self.store.search_inbox(reader, &query, text, MAX_SEARCHED).await?,
-        };
+        let found = self.store.inbox(reader, &query).await?;
         let mut entries = found.entries;
         let has_more = entries.len() > limit as usize;
         entries.truncate(limit as usize);
@@ -60,13 +54,9 @@ impl Inbox {
         Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
     }
 
-    /// How many unread events a reader has of each type, most first; at most `limit` types.
-    pub async fn unread_counts(
-        &self,
-        reader: &Reader,
-        limit: u32,
-    ) -> Result<Vec<(EventType, i64)>, StoreError> {
-        self.store.unread_counts(reader, limit).await
+    /// How many unread events a reader has, up to [`MAX_COUNTED`].
+    pub async fn unread_counts(&self, reader: &Reader) -> Result<UnreadCounts, StoreError> {
+        self.store.unread_counts(reader, MAX_COUNTED, MAX_LOOKED_AT).await
     }
 
     /// An event that is the user's. What is on a topic that they may not read is not there for them.

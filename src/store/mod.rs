@@ -30,7 +30,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
-use crate::event::{Epoch, Event, EventType, Millis, NewEvent, Position, UserId};
+use crate::event::{Epoch, Event, Millis, NewEvent, Position, UserId};
 pub use schema::Schema;
 pub use types::*;
 
@@ -204,9 +204,9 @@ impl Store {
         forward!(self.inbox_event(user, id, also_left))
     }
 
-    /// How many unread, unexpired events `reader` has of each type, most first; at most `limit` types.
-    pub async fn unread_counts(&self, reader: &Reader, limit: u32) -> Result<Vec<(EventType, i64)>> {
-        forward!(self.unread_counts(reader, limit))
+    /// How many unread, unexpired events `reader` has: of the newest `look_at` that are not below a mark, at most `most`.
+    pub async fn unread_counts(&self, reader: &Reader, most: u32, look_at: u32) -> Result<UnreadCounts> {
+        forward!(self.unread_counts(reader, most, look_at))
     }
 
     /// Marks one event read or unread for `user`; reading again keeps the first time. The caller has checked

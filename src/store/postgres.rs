@@ -40,11 +40,11 @@ static DIALECT: Dialect = Dialect {
     no_types: "cardinality($7) = 0",
     json_list: "json_agg",
     json_one: "json_build_array",
-    holds_text: "(strpos(lower(e.type collate \"C\"), lower($10 collate \"C\")) > 0
-        or strpos(lower(e.data collate \"C\"), lower($10 collate \"C\")) > 0)",
+    holds_text: "(strpos(lower(e.type collate \"C\"), lower($11 collate \"C\")) > 0
+        or strpos(lower(e.data collate \"C\"), lower($11 collate \"C\")) > 0)",
 };
 
-/// Binds the parameters that all scans have, up to `$9`.
+/// Binds the parameters that all scans have, up to `$10`.
 macro_rules! bound {
     ($query:expr, $scan:expr) => {
         $query
@@ -52,11 +52,12 @@ macro_rules! bound {
             .bind($scan.up_to)
             .bind(&$scan.selector.users)
             .bind($scan.selector.topics.iter().map(crate::event::Topic::as_str).collect::<Vec<_>>())
-            .bind($scan.limit.map(i64::from))
+            .bind(i64::from($scan.limit))
             .bind($scan.reader)
             .bind($scan.selector.types.iter().map(crate::event::EventType::as_str).collect::<Vec<_>>())
             .bind($scan.min_priority())
             .bind($scan.include_expired)
+            .bind(i64::from($scan.most))
     };
 }
 use bound;

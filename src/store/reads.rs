@@ -1,11 +1,13 @@
-//! What is asked of the log, made of scans: pages of a range, of an inbox, of what a search finds.
+//! What is asked of the log, made of scans: pages of a range, of an inbox.
 
 use super::scan::{Scan, Scanned};
 use super::{Backend, Found, InboxEntry, InboxOrder, InboxQuery, Page, Reader, Result, Store};
 use crate::event::{Event, Position, Priority, Selector};
 
-/// How many events a page of an inbox looks at in one statement: at first, and at most.
-const LOOK_AT: (u32, u32) = (256, 16_384);
+/// How many events a page of an inbox looks at in its first statement: as many as it wants and so many more, since
+/// some have expired. Each of the following looks at [`GROWTH`] times as many.
+const SPARE: u32 = 16;
+const GROWTH: u32 = 4;
 
 impl Store {
     /// Reads `(after, up_to]` for a node: everything that `selector` targets, whatever its state of reading; not what
@@ -33,88 +35,42 @@ impl Store {
         self.page(Scan { reader: Some(reader.user), unread_only: true, ..scan }).await
     }
 
-    /// A page of `reader`'s inbox.
-    pub async fn inbox(&self, reader: &Reader, query: &InboxQuery) -> Result<Vec<InboxEntry>> {
-        Ok(self.entries(reader, query, None, None).await?.entries)
-    }
-
-    /// As [`Self::inbox`], of those entries that hold `text` in their type or in their data as it was written; the
-    /// case of A to Z does not matter. Looks at no more than `look_at` events, and says where it ended if there
-    /// were as many.
-    pub async fn search_inbox(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-        text: &str,
-        look_at: u32,
-    ) -> Result<Found> {
-        self.entries(reader, query, Some(text), Some(look_at)).await
+    /// A page of `reader`'s inbox. It ends when it is full, when the inbox does, or with its budget: then it may be short
+    /// or empty, and says from where to go on.
+    pub async fn inbox(&self, reader: &Reader, query: &InboxQuery) -> Result<Found> {
+        let mut reading = Reading {
+            store: self,
+            reader,
+            query,
+            entries: Vec::new(),
+            events_left: query.budget.events,
+            bytes_left: i64::from(query.budget.bytes),
+        };
+        // By priority, each is read for itself, from the highest down.
+        let levels: Vec<Option<Priority>> = match query.order {
+            InboxOrder::Newest => vec![None],
+            InboxOrder::Priority => Priority::ALL.into_iter().rev().map(Some).collect(),
+        };
+        for level in levels {
+            if let Some(looked_up_to) = reading.level(level).await? {
+                return Ok(Found { entries: reading.entries, looked_up_to: Some(looked_up_to) });
+            }
+            if reading.is_full() {
+                break;
+            }
+        }
+        Ok(Found { entries: reading.entries, looked_up_to: None })
     }
 
     async fn page(&self, scan: Scan<'_>) -> Result<Page> {
         let scanned: Scanned<Event> = self.scan(&scan).await?;
         // Who stops at the limit knows nothing of what lies behind the last position looked at.
-        let is_cut = scan.limit.is_some_and(|limit| scanned.looked_at >= i64::from(limit));
         let end = match scanned.last {
-            Some(last) if is_cut => last,
-            None if is_cut => scan.after,
+            Some(last) if scanned.is_cut => last,
+            None if scanned.is_cut => scan.after,
             _ => scan.up_to.max(scan.after),
         };
         Ok(Page { events: scanned.found, end, floor: scanned.floor })
-    }
-
-    /// By priority, each is read for itself, from the highest down. Looks at events until the page is full.
-    async fn entries(
-        &self,
-        reader: &Reader,
-        query: &InboxQuery,
-        text: Option<&str>,
-        look_at: Option<u32>,
-    ) -> Result<Found> {
-        let levels: Vec<Option<Priority>> = match query.order {
-            InboxOrder::Newest => vec![None],
-            InboxOrder::Priority => Priority::ALL.into_iter().rev().map(Some).collect(),
-        };
-        let (mut entries, mut left, mut last) = (Vec::new(), look_at, None);
-        for level in levels {
-            let mut below = match (query.after, level) {
-                (Some((priority, _)), Some(level)) if level > priority => continue,
-                (Some((priority, position)), level) if level.is_none_or(|level| level == priority) => {
-                    position
-                }
-                _ => Position::MAX,
-            };
-            let mut chunk = LOOK_AT.0.max(query.limit).min(LOOK_AT.1);
-            loop {
-                let limit = left.map_or(chunk, |left| left.min(chunk));
-                if limit == 0 {
-                    return Ok(Found { entries, looked_up_to: last });
-                }
-                let scan = Scan {
-                    reader: Some(reader.user),
-                    newest_first: true,
-                    priority: level,
-                    unread_only: query.unread_only,
-                    include_expired: query.include_expired,
-                    text,
-                    ..Scan::of(&reader.selector, 0, below.saturating_sub(1), limit)
-                };
-                let scanned: Scanned<InboxEntry> = self.scan(&scan).await?;
-                entries.extend(scanned.found);
-                if entries.len() >= query.limit as usize {
-                    entries.truncate(query.limit as usize);
-                    // Only who ran out of events to look at goes on from where that was.
-                    return Ok(Found { entries, looked_up_to: None });
-                }
-                left = left.map(|left| left.saturating_sub(u32::try_from(scanned.looked_at).unwrap_or(left)));
-                let Some(lowest) = scanned.last.filter(|_| scanned.looked_at >= i64::from(limit)) else {
-                    break;
-                };
-                (below, last) = (lowest, Some((level.unwrap_or_default(), lowest)));
-                chunk = (chunk * 2).min(LOOK_AT.1);
-            }
-        }
-        Ok(Found { entries, looked_up_to: None })
     }
 
     async fn scan<T>(&self, scan: &Scan<'_>) -> Result<Scanned<T>>
@@ -128,5 +84,63 @@ impl Store {
             Backend::Postgres(store) => store.scan(scan).await,
             Backend::Sqlite(store) => store.scan(scan).await,
         }
+    }
+}
+
+/// A page of an inbox that is being read.
+struct Reading<'a> {
+    store: &'a Store,
+    reader: &'a Reader,
+    query: &'a InboxQuery,
+    entries: Vec<InboxEntry>,
+    events_left: u32,
+    bytes_left: i64,
+}
+
+impl Reading<'_> {
+    fn is_full(&self) -> bool {
+        self.wanted() == 0
+    }
+
+    /// How many entries the page still takes.
+    fn wanted(&self) -> u32 {
+        self.query.limit.saturating_sub(u32::try_from(self.entries.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Reads entries of one priority (`None`: of all) until the page is full, there are no more, or the budget is spent;
+    /// then gives the last one looked at.
+    async fn level(&mut self, level: Option<Priority>) -> Result<Option<(Priority, Position)>> {
+        let priority = level.unwrap_or_default();
+        let mut below = match self.query.after {
+            Some((after, _)) if level.is_some() && priority > after => return Ok(None),
+            Some((after, position)) if level.is_none() || priority == after => position,
+            _ => Position::MAX,
+        };
+        let mut chunk = self.query.limit.saturating_add(SPARE);
+        while !self.is_full() {
+            if self.events_left == 0 || self.bytes_left <= 0 {
+                return Ok(Some((priority, below)));
+            }
+            let scan = Scan {
+                reader: Some(self.reader.user),
+                newest_first: true,
+                priority: level,
+                unread_only: self.query.unread_only,
+                include_expired: self.query.include_expired,
+                text: self.query.text.as_deref(),
+                most: self.wanted(),
+                bytes: self.bytes_left,
+                ..Scan::of(&self.reader.selector, 0, below.saturating_sub(1), chunk.min(self.events_left))
+            };
+            let scanned: Scanned<InboxEntry> = self.store.scan(&scan).await?;
+            self.entries.extend(scanned.found);
+            let looked_at = u32::try_from(scanned.looked_at).unwrap_or(u32::MAX);
+            self.events_left = self.events_left.saturating_sub(looked_at);
+            self.bytes_left -= scanned.bytes;
+            let Some(last) = scanned.last.filter(|_| scanned.is_cut) else { break };
+            below = last;
+            chunk = chunk.saturating_mul(GROWTH);
+        }
+        Ok(None)
     }
 }

@@ -6,8 +6,8 @@ use sqlx::types::Json;
 use sqlx::{ColumnIndex, Database, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
-use super::InboxEntry;
 use super::scan::Scanned;
+use super::{InboxEntry, UnreadCounts};
 use crate::event::{Audience, Event, EventType, Millis, Position, Priority, Topic, UserId};
 
 /// A row of [`super::scan::EVENT_COLUMNS`] with `users` and `topics`, and of a reader `read_at`.
@@ -118,6 +118,7 @@ where
     &'static str: ColumnIndex<R>,
     i64: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
     Option<i64>: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
+    bool: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
     <R as Row>::Database: Database,
 {
     let Some(first) = rows.first() else { return Ok(Scanned::default()) };
@@ -130,7 +131,31 @@ where
     Ok(Scanned {
         found,
         looked_at: first.try_get("looked_at")?,
+        bytes: first.try_get("bytes")?,
         last: first.try_get("last_position")?,
+        is_cut: first.try_get("is_cut")?,
         floor: first.try_get("floor")?,
     })
+}
+
+/// What a count's rows say. Each tells whether there may be more; one without a type tells nothing else.
+pub(super) fn unread_counts<'r, R>(rows: &'r [R]) -> sqlx::Result<UnreadCounts>
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    String: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
+    i64: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
+    bool: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
+    <R as Row>::Database: Database,
+{
+    let mut counts = UnreadCounts::default();
+    for row in rows {
+        counts.more = row.try_get("is_cut")?;
+        if let Some(name) = row.try_get::<Option<String>, _>("type")? {
+            let unread: i64 = row.try_get("unread")?;
+            counts.unread += unread;
+            counts.by_type.push((EventType::from_stored(name), unread));
+        }
+    }
+    Ok(counts)
 }

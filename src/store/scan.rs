@@ -2,8 +2,9 @@
 //!
 //! A scan walks the indexes of those whom the selector names (everyone, users, topics) in the order of positions, merges
 //! them, and stops after so many positions. Of these it gives the events that fit, and says how far it came. So it
-//! costs no more than its limit, however few of the events fit. A node with more users and topics than that walks the
-//! log itself instead.
+//! costs no more than its limit, however few of the events fit: what no index knows (type, retraction, expiry, single
+//! receipts, text, normal priority) is asked only of the positions that were found. A node with more users and topics
+//! than its limit walks the log itself instead.
 
 use std::fmt::Write as _;
 
@@ -31,8 +32,12 @@ pub(super) struct Scan<'a> {
     pub(super) include_expired: bool,
     /// Only with this text in type or data.
     pub(super) text: Option<&'a str>,
-    /// Looks at no more than so many events; `None`: at all.
-    pub(super) limit: Option<u32>,
+    /// Looks at no more than so many events.
+    pub(super) limit: u32,
+    /// Gives no more than so many of them.
+    pub(super) most: u32,
+    /// With a text, looks at no more than so many bytes of data and the event that passes them.
+    pub(super) bytes: i64,
 }
 
 impl<'a> Scan<'a> {
@@ -48,14 +53,16 @@ impl<'a> Scan<'a> {
             unread_only: false,
             include_expired: false,
             text: None,
-            limit: Some(limit),
+            limit,
+            most: limit,
+            bytes: 0,
         }
     }
 
-    /// All that `reader` has not read.
-    pub(super) fn unread(reader: &'a Reader) -> Self {
-        let all = Self::of(&reader.selector, 0, Position::MAX, 0);
-        Self { reader: Some(reader.user), unread_only: true, limit: None, ..all }
+    /// What `reader` has not read, the newest first: counts `most`, looks at `limit`.
+    pub(super) fn unread(reader: &'a Reader, most: u32, limit: u32) -> Self {
+        let all = Self::of(&reader.selector, 0, Position::MAX, limit);
+        Self { reader: Some(reader.user), unread_only: true, newest_first: true, most, ..all }
     }
 
     /// Whether there is anything to walk: the selector names somebody, and its priorities are not left out.
@@ -68,7 +75,7 @@ impl<'a> Scan<'a> {
     /// would cost more than that. Never for one reader: they are far fewer than the events between theirs.
     fn is_by_position(&self) -> bool {
         let targets = self.selector.users.len() + self.selector.topics.len();
-        self.reader.is_none() && self.limit.is_some_and(|limit| targets > limit as usize)
+        self.reader.is_none() && targets > self.limit as usize
     }
 
     /// The least priority, as a number.
@@ -84,20 +91,24 @@ pub(super) struct Scanned<T> {
     pub(super) found: Vec<T>,
     /// How many events it looked at.
     pub(super) looked_at: i64,
+    /// Of a search: how many bytes of data these have.
+    pub(super) bytes: i64,
     /// The last position it looked at.
     pub(super) last: Option<Position>,
+    /// Whether it stopped there at one of its bounds: behind it there may be more.
+    pub(super) is_cut: bool,
     /// Everything at or below it had been removed by retention.
     pub(super) floor: Option<Position>,
 }
 
 impl<T> Default for Scanned<T> {
     fn default() -> Self {
-        Self { found: Vec::new(), looked_at: 0, last: None, floor: None }
+        Self { found: Vec::new(), looked_at: 0, bytes: 0, last: None, is_cut: false, floor: None }
     }
 }
 
 /// How the databases differ. Parameters are the same: `$1` after, `$2` up to, `$3` users, `$4` topics, `$5` limit, `$6`
-/// reader, `$7` types, `$8` least priority, `$9` also expired, `$10` text.
+/// reader, `$7` types, `$8` least priority, `$9` also expired, `$10` the most found, `$11` text, `$12` bytes.
 pub(super) struct Dialect {
     /// The database's clock in milliseconds.
     pub(super) now: &'static str,
@@ -147,27 +158,110 @@ fn receipt(reader: &str) -> String {
 }
 
 impl Dialect {
-    /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`; one for each event
-    /// that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
+    /// The statement of a scan: at least one row, each with `looked_at`, `bytes`, `last_position`, `is_cut` and `floor`;
+    /// one for each event that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
     pub(super) fn scan(&self, scan: &Scan<'_>) -> String {
         let (order, last) = if scan.newest_first { ("desc", "min") } else { ("asc", "max") };
-        let Self { now, materialized, no_types, .. } = self;
+        let Self { materialized, .. } = self;
         let (users, topics) = self.audience(scan.reader.map(|_| "$6"));
+        let (reading, receipts) = match scan.reader {
+            None => ("null as read_at".to_owned(), String::new()),
+            Some(_) if scan.unread_only => ("r.is_read, null as read_at".to_owned(), receipt("$6")),
+            Some(_) => (format!("{} as read_at", read_at("$6")), receipt("$6")),
+        };
+        let (looked, within_bytes, bytes) = match scan.text {
+            None => ("scanned", String::new(), "0"),
+            Some(_) => ("looked", format!("{},", self.within_bytes(order)), "coalesce(sum(bytes), 0)"),
+        };
+        format!(
+            "with {scanned}, {within_bytes}
+            edge as {materialized} (
+                select count(*) as looked_at, cast({bytes} as bigint) as bytes, {last}(position) as last_position,
+                    count(*) >= $5 or count(*) < (select count(*) from scanned) as is_cut
+                from {looked}
+            )
+            select edge.*, (select floor from log_state) as floor, w.*
+            from edge left join (
+                select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
+                from (
+                    select e.*, {reading}
+                    from {looked} s join events e on e.position = s.position {receipts}
+                ) e
+                where {wanted}
+                order by e.position {order} limit $10
+            ) w on true
+            order by w.position {order}",
+            scanned = self.scanned(scan),
+            wanted = self.wanted(scan),
+        )
+    }
+
+    /// The statement that counts what is unread by type, most first: at least one row, each with `is_cut`; one for each
+    /// type with `type` and `unread`.
+    pub(super) fn unread_counts(&self, scan: &Scan<'_>) -> String {
+        let Self { materialized, .. } = self;
+        format!(
+            "with {scanned},
+            found as {materialized} (
+                select e.position, e.type
+                from (select e.*, r.is_read from scanned s join events e on e.position = s.position {receipt}) e
+                where {wanted}
+                order by e.position desc limit $10 + 1
+            )
+            select edge.is_cut, w.*
+            from (
+                select count(*) > $10 or (select count(*) from scanned) >= $5 as is_cut from found
+            ) edge left join (
+                select f.type, count(*) as unread
+                from (select type from found order by position desc limit $10) f
+                group by f.type
+            ) w on true
+            order by w.unread desc, w.type",
+            scanned = self.scanned(scan),
+            receipt = receipt("$6"),
+            wanted = self.wanted(scan),
+        )
+    }
+
+    /// Of the positions in `scanned`, those whose data a search may look at.
+    fn within_bytes(&self, order: &str) -> String {
+        format!(
+            "looked as {} (
+                select position, bytes from (
+                    select s.position, coalesce(octet_length(e.data), 0) as bytes,
+                        sum(octet_length(e.data)) over (order by s.position {order}) as total
+                    from scanned s left join events e on e.position = s.position
+                ) sized
+                where total is null or total - bytes < $12
+            )",
+            self.materialized
+        )
+    }
+
+    /// Whether event `e` is what a scan wants. For a reader it has their receipt's `is_read`, if only unread ones are
+    /// wanted, else `read_at`.
+    fn wanted(&self, scan: &Scan<'_>) -> String {
+        let Self { now, no_types, .. } = self;
         let mut wanted = format!(
             "e.retracted_at is null and ($9 or e.expires_at is null or e.expires_at > (select {now}))
                 and ({no_types} or {is_type}) and e.priority >= $8",
             is_type = (self.is_in)("e.type", "$7"),
         );
-        let (read_at, receipts) = match scan.reader {
-            None => ("null".to_owned(), String::new()),
-            Some(_) => (read_at("$6"), receipt("$6")),
-        };
+        if let Some(only) = scan.priority {
+            let _ = write!(wanted, " and e.priority = {}", only as i16);
+        }
         if scan.unread_only {
-            wanted += " and e.read_at is null";
+            // Below the mark stand only those that the reader has marked unread, whomever they are for.
+            let _ = write!(
+                wanted,
+                " and not coalesce(e.is_read, e.position <= (select position from top))
+                    and (e.position > (select position from top) or {})",
+                self.targets(scan.selector)
+            );
         } else if scan.reader.is_some() {
             let _ = write!(
                 wanted,
-                " and (e.read_at is null or e.keep_after_read is null
+                " and (e.keep_after_read is null or e.read_at is null
                     or e.read_at + e.keep_after_read > (select {now}))"
             );
         }
@@ -177,40 +271,7 @@ impl Dialect {
         if scan.is_by_position() {
             let _ = write!(wanted, " and ({})", self.targets(scan.selector));
         }
-        format!(
-            "with {scanned},
-            edge as {materialized} (select count(*) as looked_at, {last}(position) as last_position from scanned)
-            select edge.looked_at, edge.last_position, (select floor from log_state) as floor, w.*
-            from edge left join (
-                select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
-                from (
-                    select e.*, {read_at} as read_at
-                    from scanned s join events e on e.position = s.position {receipts}
-                ) e
-                where {wanted}
-            ) w on true
-            order by w.position {order}",
-            scanned = self.scanned(scan),
-        )
-    }
-
-    /// The statement that counts what is unread by type, most first: `type` and `unread`, at most `$10` rows.
-    pub(super) fn unread_counts(&self, scan: &Scan<'_>) -> String {
-        format!(
-            "with {scanned}
-            select e.type, count(*) as unread
-            from scanned s join events e on e.position = s.position
-            {receipt}
-            where e.retracted_at is null and (e.expires_at is null or e.expires_at > (select {now}))
-                and not coalesce(r.is_read, e.position <= (select position from top))
-                and ({no_types} or {is_type}) and e.priority >= $8
-            group by e.type order by unread desc, e.type limit $10",
-            scanned = self.scanned(scan),
-            receipt = receipt("$6"),
-            is_type = (self.is_in)("e.type", "$7"),
-            now = self.now,
-            no_types = self.no_types,
-        )
+        wanted
     }
 
     /// `scanned`: the positions that a scan looks at; with `top`, the reader's highest mark, if it is for unread ones.
@@ -248,25 +309,22 @@ impl Dialect {
         )
     }
 
-    /// A limited walk of one index for each way by which an event gets to the selector's targets.
+    /// A limited walk of one index for each way by which an event gets to the selector's targets. Each stops after as
+    /// many positions, whatever events stand there: a condition that its index does not know would make it go on.
     fn branches(&self, scan: &Scan<'_>, after: &str, order: &str) -> Vec<String> {
         let Selector { everyone, users, topics, .. } = scan.selector;
         let mut branches = Vec::new();
         for level in levels(scan) {
             let range = format!("t.position > {after} and t.position <= $2");
             let end = format!("order by t.position {order} limit $5");
-            // Beside a target, normal is null, and has no entry in the indexes by priority.
-            let (of_event, of_target) = match level {
-                None => (String::new(), String::new()),
-                Some(Priority::Normal) => ("and t.priority = 1".into(), "and t.priority is null".into()),
-                Some(other) => (
-                    format!("and t.priority = {}", other as i16),
-                    format!("and t.priority = {}", other as i16),
-                ),
+            let of_level = match level {
+                // What is normal has no entry in the indexes by priority: most events are.
+                None | Some(Priority::Normal) => String::new(),
+                Some(other) => format!("and t.priority = {}", other as i16),
             };
             if *everyone {
                 branches.push(format!(
-                    "select t.position from events t where t.audience = 0 {of_event} and {range} {end}"
+                    "select t.position from events t where t.audience = 0 {of_level} and {range} {end}"
                 ));
             }
             for (is_named, list, table, column) in [
@@ -275,30 +333,23 @@ impl Dialect {
             ] {
                 if is_named {
                     let subselect = format!(
-                        "select t.position from {table} t where t.{column} = {item} {of_target} and {range} {end}",
+                        "select t.position from {table} t where t.{column} = {item} {of_level} and {range} {end}",
                         item = self.item,
                     );
                     branches.push(self.each.replace("LIST", list).replace("SUBSELECT", &subselect));
                 }
             }
-            if scan.unread_only {
-                branches.push(self.left_unread(scan, level, order));
-            }
+        }
+        if scan.unread_only {
+            // What the reader has marked unread below their highest mark.
+            branches.push(format!(
+                "select r.position from receipts r
+                where r.user_id = $6 and not r.is_read and r.position <= (select position from top)
+                    and r.position > $1 and r.position <= $2
+                order by r.position {order} limit $5"
+            ));
         }
         branches
-    }
-
-    /// What the reader has marked unread below their highest mark.
-    fn left_unread(&self, scan: &Scan<'_>, level: Option<Priority>, order: &str) -> String {
-        let level = level.map_or(String::new(), |level| format!("and e.priority = {}", level as i16));
-        format!(
-            "select r.position from receipts r
-            where r.user_id = $6 and not r.is_read and r.position <= (select position from top)
-                and r.position > $1 and r.position <= $2
-                and exists (select 1 from events e where e.position = r.position {level} and ({mine}))
-            order by r.position {order} limit $5",
-            mine = self.targets(scan.selector),
-        )
     }
 
     /// Whether event `e` is for one of the selector's targets.
@@ -377,7 +428,7 @@ impl Dialect {
     }
 }
 
-/// The priorities whose own indexes are walked; `None`: all of them at once, by position.
+/// The priorities whose indexes are walked; `None`: all of them at once, by position.
 fn levels(scan: &Scan<'_>) -> Vec<Option<Priority>> {
     match (scan.priority, scan.selector.min_priority) {
         (Some(only), least) if least.is_none_or(|least| least <= only) => vec![Some(only)],

@@ -40,10 +40,10 @@ static DIALECT: Dialect = Dialect {
     no_types: "$7 = '[]'",
     json_list: "json_group_array",
     json_one: "json_array",
-    holds_text: "(instr(lower(e.type), lower($10)) > 0 or instr(lower(e.data), lower($10)) > 0)",
+    holds_text: "(instr(lower(e.type), lower($11)) > 0 or instr(lower(e.data), lower($11)) > 0)",
 };
 
-/// Binds the parameters that all scans have, up to `$9`.
+/// Binds the parameters that all scans have, up to `$10`.
 macro_rules! bound {
     ($query:expr, $scan:expr) => {
         $query
@@ -51,11 +51,12 @@ macro_rules! bound {
             .bind($scan.up_to)
             .bind(crate::store::sqlite::list(&$scan.selector.users))
             .bind(crate::store::sqlite::list(&$scan.selector.topics))
-            .bind($scan.limit.map_or(-1, i64::from))
+            .bind(i64::from($scan.limit))
             .bind($scan.reader)
             .bind(crate::store::sqlite::list(&$scan.selector.types))
             .bind($scan.min_priority())
             .bind($scan.include_expired)
+            .bind(i64::from($scan.most))
     };
 }
 use bound;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::event::{Epoch, Event, Millis, Position, Priority, Selector, UserId};
+use crate::event::{Epoch, Event, EventType, Millis, Position, Priority, Selector, UserId};
 
 /// Where the log stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,21 @@ pub enum InboxOrder {
     Priority,
 }
 
+/// How much one page of an inbox may look at, found or not. What it costs depends on this and not on the size of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadBudget {
+    /// Events.
+    pub events: u32,
+    /// Bytes of their data, if it is searched for a text. The event that passes them is looked at.
+    pub bytes: u32,
+}
+
+impl Default for ReadBudget {
+    fn default() -> Self {
+        Self { events: 2_000, bytes: 4 << 20 }
+    }
+}
+
 /// A question for an inbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InboxQuery {
@@ -81,12 +96,17 @@ pub struct InboxQuery {
     pub unread_only: bool,
     /// Also those that have expired (never retracted ones).
     pub include_expired: bool,
+    /// Only those that hold this text in their type or in their data as it was written; the case of A to Z does not
+    /// matter.
+    pub text: Option<String>,
     /// In which order.
     pub order: InboxOrder,
     /// The last entry of the page before: continue after it.
     pub after: Option<(Priority, Position)>,
     /// At most this many.
     pub limit: u32,
+    /// Looks at no more than this.
+    pub budget: ReadBudget,
 }
 
 /// An event as it stands for one user.
@@ -98,11 +118,22 @@ pub struct InboxEntry {
     pub read_at: Option<Millis>,
 }
 
-/// What a search of an inbox found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What was found in an inbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The entries that hold the text.
+    /// The entries that fit.
     pub entries: Vec<InboxEntry>,
-    /// The last entry looked at, if there may be more behind it.
+    /// The last entry looked at, if the budget ended there: behind it there may be more.
     pub looked_up_to: Option<(Priority, Position)>,
+}
+
+/// How much of an inbox is unread.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnreadCounts {
+    /// How many events.
+    pub unread: i64,
+    /// Whether there may be more than were counted.
+    pub more: bool,
+    /// How many of each type, most first; together they are [`Self::unread`].
+    pub by_type: Vec<(EventType, i64)>,
 }

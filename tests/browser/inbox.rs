@@ -147,6 +147,32 @@ async fn opening_reads_and_undo_takes_it_back() {
 }
 
 #[tokio::test]
+async fn what_is_not_counted_to_the_end_says_so() {
+    let site = Site::on_cluster().await;
+    for _ in 0..2 {
+        let events = vec![json!({ "type": "hay", "to": "everyone" }); 501];
+        site.ask(Method::POST, "/api/v1/events/batch", Some(&json!({ "events": events }))).await;
+    }
+    let tab = inbox(&site, "/").await;
+    let shown = |count: &str| {
+        format!(
+            "document.getElementById('unread').textContent === '{count}' && document.title === '({count}) Inbox · Carillon'"
+        )
+    };
+    tab.until(&shown("1000+")).await;
+    site.send(titled("one more")).await;
+    shows_first(&tab, "one more").await;
+    tab.until("document.getElementById('unread').textContent.endsWith('+')").await;
+    tab.click("#read-all").await;
+    counts(&tab, 0).await;
+    site.browser.assert_quiet(&[]);
+}
+
+async fn shows_first(tab: &Tab, headline: &str) {
+    tab.until(&format!("{ENTRIES}[0] === {}", json!(headline))).await;
+}
+
+#[tokio::test]
 async fn all_are_read_and_unread_again_as_they_were() {
     let site = Site::on_cluster().await;
     for title in ["one", "two", "three"] {

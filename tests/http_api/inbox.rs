@@ -140,7 +140,10 @@ pub async fn reading_is_each_users_own(setup: Setup) {
         .await;
     alice.until_count(3).await;
     let counts = async |token: &str| get(&setup, token, "/counts").await.expect(200).json();
-    assert_eq!(counts(&setup.alice).await, json!({ "unread": 3, "by_type": { "a": 2, "b": 1 } }));
+    assert_eq!(
+        counts(&setup.alice).await,
+        json!({ "unread": 3, "more": false, "by_type": { "a": 2, "b": 1 } })
+    );
 
     // Not hers, or not there: the same answer, and nothing happens.
     let unknown = Receipt { id: Uuid::now_v7().to_string(), position: 0 };
@@ -163,7 +166,10 @@ pub async fn reading_is_each_users_own(setup: Setup) {
     assert!(first.is_string());
     send(read(&events[1])).await.expect(204);
     assert_eq!(read_at().await, first, "reading again keeps the first time");
-    assert_eq!(counts(&setup.alice).await, json!({ "unread": 2, "by_type": { "a": 1, "b": 1 } }));
+    assert_eq!(
+        counts(&setup.alice).await,
+        json!({ "unread": 2, "more": false, "by_type": { "a": 1, "b": 1 } })
+    );
     let mut replayed = setup.stream(&setup.alice, &format!("cursor={begin}")).await;
     replayed.until_data("3").await;
     assert_eq!(replayed.data(), ["1", "3"], "what was read is not replayed");
@@ -185,7 +191,7 @@ pub async fn reading_is_each_users_own(setup: Setup) {
     let mark = json!({ "position": events[1].position }).to_string();
     let number = send(up_to(&mark)).await.expect(200).json()["number"].as_i64().unwrap();
     alice.until_notice("carillon.read", json!({ "up_to": events[1].position })).await;
-    assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "by_type": { "b": 1 } }));
+    assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "more": false, "by_type": { "b": 1 } }));
     let take_back = |number: &str, token: &str| {
         setup.delete(&format!("/api/v1/inbox/read-up-to/{number}")).bearer_auth(token)
     };
@@ -196,7 +202,7 @@ pub async fn reading_is_each_users_own(setup: Setup) {
     send(take_back(&number.to_string(), &setup.alice)).await.expect_problem(404, "");
     assert_eq!(counts(&setup.alice).await["unread"], 3);
     send(up_to(&mark)).await.expect(200);
-    assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "by_type": { "b": 1 } }));
+    assert_eq!(counts(&setup.alice).await, json!({ "unread": 1, "more": false, "by_type": { "b": 1 } }));
     assert_eq!(setup.inbox(&setup.alice, "unread=true").await, ["3"]);
     assert_eq!(setup.inbox(&setup.alice, "").await, ["3", "2", "1"]);
 
@@ -285,20 +291,50 @@ pub async fn what_has_expired_is_gone(setup: Setup) {
     );
 }
 
-/// A page looks at so many entries and no more: it may hold nothing, and say where to go on.
-pub async fn a_search_goes_on_where_it_ended(setup: Setup) {
-    let event =
-        |n: usize| json!({ "type": "test", "to": "everyone", "data": if n == 0 { "needle" } else { "hay" } });
+/// A page looks at so many events and no more, whatever is asked for: it may hold nothing, and say where to go on. So do
+/// counts, which say that there may be more.
+pub async fn what_is_rare_is_found_page_by_page(setup: Setup) {
+    let event = |n: usize| match n {
+        0 => json!({ "type": "rare", "to": "everyone", "data": "needle" }),
+        _ => json!({ "type": "test", "to": "everyone", "data": "hay" }),
+    };
     for batch in 0..3 {
         let events: Vec<Value> = (0..700).map(|n| event(batch * 700 + n)).collect();
         setup.publish_batch(&events).await;
     }
+    for (query, pages) in
+        [("q=needle", 2), ("type=rare", 2), ("type=rare&order=priority", 2), ("type=rare&unread=true", 2)]
+    {
+        let (mut after, mut listed) = (String::new(), Vec::new());
+        loop {
+            let page = get(&setup, &setup.alice, &format!("?{query}{after}")).await.expect(200).json();
+            listed.push(page["entries"].as_array().unwrap().len());
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+        assert_eq!((listed.len(), listed.iter().sum::<usize>()), (pages, 1), "{query}: {listed:?}");
+    }
+    let counts =
+        async |query: &str| get(&setup, &setup.alice, &format!("/counts{query}")).await.expect(200).json();
+    assert_eq!(counts("").await, json!({ "unread": 1_000, "more": true, "by_type": { "test": 1_000 } }));
+    assert_eq!(counts("?type=rare").await, json!({ "unread": 0, "more": true, "by_type": {} }));
+    let up_to = json!({ "position": i64::MAX });
+    send(setup.post("/api/v1/inbox/read-up-to").bearer_auth(&setup.alice).json(&up_to)).await.expect(200);
+    assert_eq!(counts("").await, json!({ "unread": 0, "more": false, "by_type": {} }));
+    assert_eq!(setup.inbox(&setup.alice, "unread=true").await, [""; 0]);
+}
+
+/// A search looks at no more than 4 MiB of data.
+pub async fn a_search_of_large_events_goes_on_where_it_ended(setup: Setup) {
+    let data = "x".repeat(60_000);
+    setup.publish_to_all("needle").await;
+    let events = vec![json!({ "type": "test", "to": "everyone", "data": data }); 100];
+    setup.publish_batch(&events).await;
     let first = get(&setup, &setup.alice, "?q=needle").await.expect(200).json();
     assert_eq!(first["entries"], json!([]));
     let next = first["next"].as_str().expect("there is more to look at");
     let second = get(&setup, &setup.alice, &format!("?q=needle&after={next}")).await.expect(200).json();
-    assert_eq!(second["entries"][0]["data"], "needle");
-    assert_eq!(second["next"], Value::Null);
+    assert_eq!((&second["entries"][0]["data"], &second["next"]), (&json!("needle"), &Value::Null));
 }
 
 pub async fn bad_parameters_are_named(setup: Setup) {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use carillon::account::Role;
 use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, UserId};
-use carillon::store::{InboxEntry, InboxOrder, InboxQuery, Reader, Store};
+use carillon::store::{InboxEntry, InboxOrder, InboxQuery, ReadBudget, Reader, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -13,8 +14,12 @@ fn everything() -> InboxQuery {
     InboxQuery { limit: 1_000, ..InboxQuery::default() }
 }
 
+fn searching(text: &str) -> InboxQuery {
+    InboxQuery { text: Some(text.to_owned()), ..everything() }
+}
+
 async fn inbox(store: &Store, reader: &Reader, query: &InboxQuery) -> Vec<InboxEntry> {
-    store.inbox(reader, query).await.unwrap()
+    store.inbox(reader, query).await.unwrap().entries
 }
 
 async fn places(store: &Store, reader: &Reader, query: &InboxQuery) -> Vec<Position> {
@@ -22,9 +27,10 @@ async fn places(store: &Store, reader: &Reader, query: &InboxQuery) -> Vec<Posit
 }
 
 async fn unread(store: &Store, reader: &Reader) -> BTreeMap<String, i64> {
-    let counts = store.unread_counts(reader, 100).await.unwrap();
-    assert!(counts.is_sorted_by(|a, b| a.1 >= b.1), "most first");
-    counts.into_iter().map(|(name, count)| (name.as_str().to_owned(), count)).collect()
+    let counts = store.unread_counts(reader, 1_000, 2_000).await.unwrap();
+    assert!(counts.by_type.is_sorted_by(|a, b| a.1 >= b.1), "most first");
+    assert_eq!((counts.unread, counts.more), (counts.by_type.iter().map(|(_, count)| count).sum(), false));
+    counts.by_type.into_iter().map(|(name, count)| (name.as_str().to_owned(), count)).collect()
 }
 
 pub async fn both_orders_page_through_everything(store: &Store) {
@@ -104,50 +110,168 @@ pub async fn a_search_finds_text_as_it_was_written(store: &Store) {
         ("'", vec![]),
         ("name\":\"M", vec![plain, umlaut]),
     ] {
-        let page = store.search_inbox(&me, &everything(), text, 10).await.unwrap();
+        let page = store.inbox(&me, &searching(text)).await.unwrap();
         let places: Vec<_> = page.entries.iter().map(|entry| entry.event.position).collect();
         assert_eq!((places, page.looked_up_to), (found, None), "{text}");
     }
-    let urgent_first = InboxQuery { order: InboxOrder::Priority, ..everything() };
-    let page = store.search_inbox(&me, &urgent_first, "a", 10).await.unwrap();
-    let places: Vec<_> = page.entries.iter().map(|entry| entry.event.position).collect();
-    assert_eq!(places, [slash, plain, umlaut]);
+    let urgent_first = InboxQuery { order: InboxOrder::Priority, ..searching("a") };
+    assert_eq!(places(store, &me, &urgent_first).await, [slash, plain, umlaut]);
     store.mark(1, plain, true).await.unwrap();
-    let unread = InboxQuery { unread_only: true, ..everything() };
-    assert!(store.search_inbox(&me, &unread, "order", 10).await.unwrap().entries.is_empty());
+    let unread = InboxQuery { unread_only: true, ..searching("order") };
+    assert!(inbox(store, &me, &unread).await.is_empty());
 }
 
-/// However rare what is looked for: each page looks at so many and no more, and all together find all.
-pub async fn a_search_looks_at_so_many_and_goes_on_from_there(store: &Store) {
+/// However rare what is asked for, and whatever leaves the others out: each page looks at so many and no more, and all
+/// together find all.
+pub async fn a_page_looks_at_so_many_and_goes_on_from_there(store: &Store) {
+    const EVENTS: usize = 57;
     let mut events = Vec::new();
-    for index in 0..57 {
-        let data = if index % 19 == 3 { "\"needle\"" } else { "\"hay\"" };
-        events.push(NewEvent { data: data.into(), priority: Priority::ALL[index % 4], ..event() });
+    for index in 0..EVENTS {
+        let (kind, data) = if index % 19 == 3 { ("rare", "\"needle\"") } else { ("test", "\"hay\"") };
+        let base = [event(), for_users(&[1]), on_topic("t")][index % 3].clone();
+        let (event_type, priority) = (event_type(kind), Priority::ALL[index % 4]);
+        events.push(NewEvent { event_type, data: data.into(), priority, ..base });
     }
-    append(store, &events).await;
-    let me = reader(1, &[]);
-    for order in [InboxOrder::Newest, InboxOrder::Priority] {
-        let all = inbox(store, &me, &InboxQuery { order, ..everything() }).await;
-        let all: Vec<_> = all.into_iter().filter(|entry| entry.event.data.contains("needle")).collect();
-        assert_eq!(all.len(), 3);
-        for (look_at, limit) in [(10, 2), (57, 1), (58, 2), (5, 5)] {
-            let (mut after, mut listed, mut pages) = (None, Vec::new(), 0);
-            loop {
-                let query = InboxQuery { order, after, limit, ..everything() };
-                let page = store.search_inbox(&me, &query, "NEEDLE", look_at).await.unwrap();
-                let is_full = page.entries.len() == limit as usize;
-                let last = page.entries.last().map(|e| (e.event.priority, e.event.position));
-                listed.extend(page.entries);
-                pages += 1;
-                after = if is_full { last } else { page.looked_up_to };
-                if after.is_none() {
-                    break;
-                }
+    let added = append(store, &events).await.events;
+    let me = reader(1, &["t"]);
+    // Of user 2 all are read one by one, save the rare; user 3 has them read by a mark and left unread.
+    for (event, new) in added.iter().zip(&events) {
+        store.mark(2, event.position, new.event_type != event_type("rare")).await.unwrap();
+    }
+    store.mark_read_up_to(3, Position::MAX).await.unwrap();
+    for event in &added {
+        store.mark(3, event.position, false).await.unwrap();
+    }
+    let unread = |query: InboxQuery| InboxQuery { unread_only: true, ..query };
+    let rare = |user| filtered(Reader { user, ..me.clone() }, &["rare"], None);
+    for (name, reader, query) in [
+        ("a text", me.clone(), searching("NEEDLE")),
+        ("a type", rare(1), everything()),
+        (
+            "unread, of no mark",
+            Reader { user: 2, selector: Selector::of_topics(vec![topic("t")]) },
+            unread(everything()),
+        ),
+        ("a type, unread below a mark", rare(3), unread(everything())),
+    ] {
+        for order in [InboxOrder::Newest, InboxOrder::Priority] {
+            let all = inbox(store, &reader, &InboxQuery { order, ..query.clone() }).await;
+            assert!(!all.is_empty() && all.iter().all(|entry| entry.event.data.contains("needle")), "{name}");
+            for (events, limit) in [(10, 2), (57, 1), (58, 2), (5, 5)] {
+                let query = InboxQuery {
+                    order,
+                    limit,
+                    budget: ReadBudget { events, ..ReadBudget::default() },
+                    ..query.clone()
+                };
+                let (listed, pages) = page_through(store, &reader, &query).await;
+                assert_eq!(listed, all, "{name}, {order:?}, {events}, {limit}");
+                let least = all
+                    .len()
+                    .max(if reader.selector.everyone { EVENTS } else { EVENTS / 3 } / events as usize);
+                assert!(pages >= least.min(EVENTS / events as usize), "{name}: {pages} pages of {events}");
             }
-            assert_eq!(listed, all, "{order:?}, {look_at}, {limit}");
-            assert!(pages >= 57 / look_at as usize, "{pages} pages of {look_at}");
         }
     }
+}
+
+/// All entries of all pages, and how many pages there were.
+async fn page_through(store: &Store, reader: &Reader, query: &InboxQuery) -> (Vec<InboxEntry>, usize) {
+    let (mut after, mut listed, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let page = store.inbox(reader, &InboxQuery { after, ..query.clone() }).await.unwrap();
+        let is_full = page.entries.len() == query.limit as usize;
+        let last = page.entries.last().map(|e| (e.event.priority, e.event.position));
+        listed.extend(page.entries);
+        pages += 1;
+        after = if is_full { last } else { page.looked_up_to };
+        if after.is_none() {
+            return (listed, pages);
+        }
+    }
+}
+
+/// A search compares no more data than it may, and at least one event's.
+pub async fn a_search_looks_at_so_many_bytes(store: &Store) {
+    let with =
+        |text: &str, size: usize| NewEvent { data: format!("\"{text}{}\"", "x".repeat(size)), ..event() };
+    let events =
+        [with("needle", 0), with("hay", 5_000), with("hay", 100), with("needle", 100), with("hay", 100)];
+    let places: Vec<Position> =
+        append(store, &events).await.events.iter().map(|event| event.position).collect();
+    let me = reader(1, &[]);
+    for order in [InboxOrder::Newest, InboxOrder::Priority] {
+        let within = |bytes| InboxQuery {
+            order,
+            budget: ReadBudget { bytes, ..ReadBudget::default() },
+            ..searching("needle")
+        };
+        let first = store.inbox(&me, &within(150)).await.unwrap();
+        let found: Vec<Position> = first.entries.iter().map(|entry| entry.event.position).collect();
+        // The second passes the bound, and is looked at; the third is not.
+        assert_eq!((found, first.looked_up_to), (vec![places[3]], Some((Priority::Normal, places[3]))));
+        for bytes in [1, 150, 5_000, 100_000] {
+            let (listed, pages) = page_through(store, &me, &within(bytes)).await;
+            let listed: Vec<Position> = listed.iter().map(|entry| entry.event.position).collect();
+            assert_eq!(listed, [places[3], places[0]], "{bytes}");
+            assert_eq!(pages > 1, bytes < 100_000, "{bytes}: {pages} pages");
+        }
+    }
+}
+
+/// Counts the newest, so many and no more, and says when there may be others.
+pub async fn a_count_ends_where_it_says(store: &Store) {
+    let of = |name: &str| NewEvent { event_type: event_type(name), ..event() };
+    let mut added = Vec::new();
+    for name in ["old", "a", "a", "b"] {
+        added.push(add(store, of(name)).await);
+    }
+    let me = reader(1, &[]);
+    let counts = async |most, look_at| {
+        let counts = store.unread_counts(&me, most, look_at).await.unwrap();
+        let by_type: Vec<(String, i64)> =
+            counts.by_type.iter().map(|(name, count)| (name.as_str().to_owned(), *count)).collect();
+        (counts.unread, counts.more, by_type)
+    };
+    let some = |types: &[(&str, i64)]| -> Vec<(String, i64)> {
+        types.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    };
+    let all = some(&[("a", 2), ("b", 1), ("old", 1)]);
+    assert_eq!(counts(4, 10).await, (4, false, all));
+    assert_eq!(counts(3, 10).await, (3, true, some(&[("a", 2), ("b", 1)])));
+    assert_eq!(counts(10, 3).await, (3, true, some(&[("a", 2), ("b", 1)])));
+    store.mark(1, added[3], true).await.unwrap();
+    store.mark(1, added[2], true).await.unwrap();
+    assert_eq!(counts(10, 2).await, (0, true, Vec::new()), "what was read is looked at, too");
+    store.mark_read_up_to(1, added[3]).await.unwrap();
+    assert_eq!(counts(10, 1).await, (0, false, Vec::new()), "what is below the mark is not");
+    store.mark(1, added[0], false).await.unwrap();
+    assert_eq!(counts(10, 2).await, (1, false, some(&[("old", 1)])));
+}
+
+/// What was there before a user was is not unread for them, however the user came to be.
+pub async fn a_new_users_mark_stands_at_the_head(store: &Store) {
+    let nobody = user(store, "before all events").await;
+    let before = add(store, event()).await;
+    let own = user(store, "own").await;
+    let outside = store.create_outside_user("issuer", "subject", "outside", Role::Listener).await.unwrap().id;
+    assert!(matches!(store.create_user("own", "", Role::Listener).await, Err(StoreError::Taken(_))));
+    let after = add(store, event()).await;
+    for (user, unread) in [(nobody, vec![after, before]), (own, vec![after]), (outside, vec![after])] {
+        let me = reader(user, &[]);
+        assert_eq!(places_of_unread(store, &me).await, unread, "{user}");
+        assert_eq!(self::unread(store, &me).await["test"] as usize, unread.len());
+        assert_eq!(places(store, &me, &everything()).await, [after, before], "it is there all the same");
+    }
+    // The mark is theirs to take back single events from, and no "read up to here" that could be taken back.
+    assert!(!store.take_back_read_up_to(own, 1).await.unwrap());
+    store.mark(own, before, false).await.unwrap();
+    assert_eq!(places_of_unread(store, &reader(own, &[])).await, [after, before]);
+    // Retention empties the log; the head stays.
+    store.remove_before(i64::MAX, 10).await.unwrap();
+    let late = user(store, "late").await;
+    let last = add(store, event()).await;
+    assert_eq!(places_of_unread(store, &reader(late, &[])).await, [last]);
 }
 
 pub async fn reading_up_to_here_is_taken_back_exactly(store: &Store) {

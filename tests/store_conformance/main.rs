@@ -74,7 +74,10 @@ suite!(
     inbox::both_orders_page_through_everything,
     inbox::filters_leave_out_the_rest,
     inbox::a_search_finds_text_as_it_was_written,
-    inbox::a_search_looks_at_so_many_and_goes_on_from_there,
+    inbox::a_page_looks_at_so_many_and_goes_on_from_there,
+    inbox::a_search_looks_at_so_many_bytes,
+    inbox::a_count_ends_where_it_says,
+    inbox::a_new_users_mark_stands_at_the_head,
     inbox::reading_up_to_here_is_taken_back_exactly,
     inbox::reading_is_each_users_own,
     inbox::a_mark_reads_up_to_the_head_and_no_further,
@@ -170,10 +173,15 @@ async fn a_schema_of_postgres_is_distinguished_from_others() {
 /// What programs of migration 5 and people by hand write gets what later programs need.
 async fn rows_inserted_by_others_are_whole(fresh: Fresh) {
     let Fresh { store, url, .. } = &fresh;
+    add(store, event()).await;
     let insert =
         "insert into users (name, password_hash, role, created_at) values ('raw', '', 'listener', 0)";
     execute(url, insert).await;
     let raw = store.user_by_name("raw").await.unwrap().unwrap().0;
+    assert!(
+        replay(store, &reader(raw.id, &[])).await.is_empty(),
+        "what was there before is not unread for them"
+    );
     assert_eq!((raw.names.as_slice(), raw.public_id.len()), (&["raw".to_owned()][..], 32));
     assert!(store.rename_user(raw.id, "cooked").await.unwrap());
     assert!(matches!(store.create_user("raw", "", Role::Listener).await, Err(StoreError::Taken(_))));

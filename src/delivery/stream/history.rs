@@ -46,8 +46,9 @@ impl Streams {
                 ..InboxQuery::default()
             };
             metrics::counter!("carillon_replay_reads_total").increment(1);
-            let entries = self.store.inbox(&reader, &query).await?;
-            newest_first.extend(entries.into_iter().map(|entry| entry.event));
+            let found = self.store.inbox(&reader, &query).await?;
+            newest_first.extend(found.entries.into_iter().map(|entry| entry.event));
+            is_complete &= found.looked_up_to.is_none();
             // After each topic: what is held never exceeds the bound by more than one topic's.
             newest_first.sort_unstable_by_key(|event| std::cmp::Reverse(event.position));
             is_complete &= !self.bound_history(&mut newest_first);

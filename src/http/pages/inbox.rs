@@ -26,10 +26,9 @@ pub async fn show(
         let page = page(&inbox, &rules, &identity, &params).await?;
         // Of all that the page listens to, whatever it is filtered by.
         let reader = params.reader(&identity, &rules)?;
-        let counts = inbox.unread_counts(&reader, 1_000).await?;
-        Ok::<_, Problem>((page, counts.iter().map(|(_, count)| count).sum::<i64>()))
+        Ok::<_, Problem>((page, inbox.unread_counts(&reader).await?))
     };
-    let (page, unread) = match read.await {
+    let (page, counts) = match read.await {
         Ok(read) => read,
         Err(problem) => return pages.error(&problem),
     };
@@ -44,7 +43,8 @@ pub async fn show(
     };
     let values = context! {
         cursor => page.cursor,
-        unread,
+        unread => counts.unread,
+        more_unread => counts.more,
         next => page.next,
         filter,
         entries => page.entries.iter().map(entry).collect::<Vec<_>>(),

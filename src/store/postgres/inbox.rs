@@ -3,11 +3,11 @@
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::{DIALECT, PostgresStore, bound};
-use crate::event::{EventType, Position, UserId};
-use crate::store::rows::EventRow;
+use super::{DIALECT, Failure, PostgresStore, bound};
+use crate::event::{Position, UserId};
+use crate::store::rows::{EventRow, unread_counts};
 use crate::store::scan::Scan;
-use crate::store::{InboxEntry, Reader, Result};
+use crate::store::{InboxEntry, Reader, Result, UnreadCounts};
 
 /// Writes nothing for an event that stands as wanted by the marks alone.
 const MARK: &str = "
@@ -73,13 +73,14 @@ impl PostgresStore {
     pub(in crate::store) async fn unread_counts(
         &self,
         reader: &Reader,
-        limit: u32,
-    ) -> Result<Vec<(EventType, i64)>> {
-        let scan = Scan::unread(reader);
+        most: u32,
+        look_at: u32,
+    ) -> Result<UnreadCounts> {
+        let scan = Scan::unread(reader, most, look_at);
         let statement = AssertSqlSafe(DIALECT.unread_counts(&scan));
-        let question = bound!(sqlx::query_as(statement), scan).bind(i64::from(limit));
-        let counts: Vec<(String, i64)> = self.within(async |c| question.fetch_all(c).await).await?;
-        Ok(counts.into_iter().map(|(name, unread)| (EventType::from_stored(name), unread)).collect())
+        let question = bound!(sqlx::query(statement), scan);
+        let rows = self.within(async |c| question.fetch_all(c).await).await?;
+        Ok(unread_counts(&rows).map_err(Failure::Sql)?)
     }
 
     pub(in crate::store) async fn mark(

@@ -70,7 +70,7 @@ impl PostgresStore {
 
     pub(in crate::store) async fn scan<T: From<EventRow>>(&self, scan: &Scan<'_>) -> Result<Scanned<T>> {
         let statement = AssertSqlSafe(DIALECT.scan(scan));
-        let query = bound!(sqlx::query(statement), scan).bind(scan.text);
+        let query = bound!(sqlx::query(statement), scan).bind(scan.text).bind(scan.bytes);
         let rows = self.within(async |c| query.fetch_all(c).await).await?;
         Ok(scanned(&rows).map_err(Failure::Sql)?)
     }

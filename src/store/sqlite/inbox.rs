@@ -4,10 +4,10 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{DIALECT, SqliteStore, bound, failed, now};
-use crate::event::{EventType, Position, UserId};
-use crate::store::rows::EventRow;
+use crate::event::{Position, UserId};
+use crate::store::rows::{EventRow, unread_counts};
 use crate::store::scan::Scan;
-use crate::store::{InboxEntry, Reader, Result};
+use crate::store::{InboxEntry, Reader, Result, UnreadCounts};
 
 /// Writes nothing for an event that stands as wanted by the marks alone.
 const MARK: &str = concat!(
@@ -64,13 +64,14 @@ impl SqliteStore {
     pub(in crate::store) async fn unread_counts(
         &self,
         reader: &Reader,
-        limit: u32,
-    ) -> Result<Vec<(EventType, i64)>> {
-        let scan = Scan::unread(reader);
+        most: u32,
+        look_at: u32,
+    ) -> Result<UnreadCounts> {
+        let scan = Scan::unread(reader, most, look_at);
         let statement = AssertSqlSafe(DIALECT.unread_counts(&scan));
-        let question = bound!(sqlx::query_as(statement), scan).bind(i64::from(limit));
-        let counts: Vec<(String, i64)> = question.fetch_all(&self.readers).await.map_err(failed)?;
-        Ok(counts.into_iter().map(|(name, unread)| (EventType::from_stored(name), unread)).collect())
+        let question = bound!(sqlx::query(statement), scan);
+        let rows = question.fetch_all(&self.readers).await.map_err(failed)?;
+        unread_counts(&rows).map_err(failed)
     }
 
     pub(in crate::store) async fn mark(

@@ -63,8 +63,9 @@ impl SqliteStore {
 
     pub(in crate::store) async fn scan<T: From<EventRow>>(&self, scan: &Scan<'_>) -> Result<Scanned<T>> {
         let statement = AssertSqlSafe(DIALECT.scan(scan));
-        let rows = bound!(sqlx::query(statement), scan).bind(scan.text).fetch_all(&self.readers).await;
-        scanned(&rows.map_err(failed)?).map_err(failed)
+        let query = bound!(sqlx::query(statement), scan).bind(scan.text).bind(scan.bytes);
+        let rows = query.fetch_all(&self.readers).await.map_err(failed)?;
+        scanned(&rows).map_err(failed)
     }
 
     pub(in crate::store) async fn event_at(&self, position: Position) -> Result<Option<Event>> {
