@@ -361,10 +361,6 @@ async fn a_hundred_events_a_second_move_nothing_that_is_read() {
     site.browser.assert_quiet(&[]);
 }
 
-async fn shows_first(tab: &Tab, headline: &str) {
-    tab.until(&format!("document.querySelector('.entry .headline')?.textContent === '{headline}'")).await;
-}
-
 #[tokio::test]
 async fn what_publishers_write_is_only_ever_text_and_breaks_nothing() {
     let site = Site::on_cluster().await;

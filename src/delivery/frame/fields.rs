@@ -17,7 +17,7 @@ pub(super) fn put_data(out: &mut Vec<u8>, text: &str) {
     loop {
         let end = rest.bytes().position(|byte| matches!(byte, b'\r' | b'\n'));
         out.extend_from_slice(b"data: ");
-        out.extend_from_slice(rest[..end.unwrap_or(rest.len())].as_bytes());
+        out.extend_from_slice(&rest.as_bytes()[..end.unwrap_or(rest.len())]);
         out.push(b'\n');
         let Some(end) = end else { return };
         let line_break = if rest[end..].starts_with("\r\n") { 2 } else { 1 };

@@ -3,8 +3,10 @@
 use std::process::Command;
 use std::time::Duration;
 
+use carillon::identity::CACHED_FOR;
 use rand::RngExt as _;
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
 
 use crate::client::Pace;
 use crate::ledger::Outcome;
@@ -66,7 +68,7 @@ async fn gone_while_listeners_come() {
     run.calm(0.5).await;
     run.world.postgres.stop_immediate();
     // Nodes remember for a while whom they have recognised.
-    run.world.redis.ask(&["FLUSHALL"]).await;
+    sleep(CACHED_FOR + Duration::from_secs(1)).await;
     run.clients.iter().for_each(|client| client.set_pace(Pace::Full));
     run.until_counted(0..3, "carillon_streams_put_off_total", 0.0).await;
     run.world.postgres.start_again();

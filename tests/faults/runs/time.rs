@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc2822;
 use crate::client::Pace;
 use crate::ledger::{Ended, Ending};
 use crate::run::{Plan, Run};
+use crate::support::{DEADLINE, wait_until};
 
 /// Events that end about when they are delivered: none may come after its end, whichever way it takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +82,8 @@ async fn retention_passes_a_listener_who_is_away() {
     let run = Run::start(plan).await;
     let begun = run.now();
     run.clients[0].set_pace(Pace::Away);
-    run.calm(2.0).await;
+    let many = async || run.acked_since(begun) > 60;
+    wait_until(DEADLINE, "there is something to remove", many).await;
     let store = run.world.people.store();
     let removed = store.remove_before(store.log_state().await.unwrap().now, 100_000).await.unwrap();
     assert!(removed > 50, "only {removed} events were removed");
