@@ -94,7 +94,7 @@ async fn append_cost() {
     sqlx::raw_sql(LEAN).execute(&mut connection).await.unwrap();
     let old_pid: i32 =
         sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.unwrap();
-    let limits = StoreLimits { max_connections: 1, ..StoreLimits::default() };
+    let limits = StoreLimits { connections: carillon::store::PoolSizes::each(1), ..StoreLimits::default() };
     let store = Store::open(&new, &limits).await.unwrap();
     store.migrate().await.unwrap();
     add(&store, event()).await;
