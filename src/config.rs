@@ -18,7 +18,7 @@ use clap::{ArgAction, Args};
 
 use crate::identity::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 use crate::node::NodeLimits;
-use crate::store::{Store, StoreError, StoreLimits};
+use crate::store::{DEFAULT_CONNECTIONS, MIN_CONNECTIONS, PoolSizes, Store, StoreError, StoreLimits};
 pub use file::{ConfigFile, FileError};
 pub use origins::{Origin, Setting, quoted, settings};
 pub use secret_url::SecretUrl;
@@ -75,15 +75,21 @@ pub struct StoreArgs {
         hide_env_values = true
     )]
     pub store_url: SecretUrl,
-    /// Connections to the database at most
-    #[arg(long, env = "CARILLON_STORE_CONNECTIONS", default_value_t = 10, value_parser = at_least::<u32>(2))]
+    /// Connections to the database at most, shared out to the log, authentication, replay and requests
+    #[arg(
+        long,
+        env = "CARILLON_STORE_CONNECTIONS",
+        default_value_t = DEFAULT_CONNECTIONS,
+        value_parser = at_least::<u32>(MIN_CONNECTIONS.into())
+    )]
     pub store_connections: u32,
 }
 
 impl StoreArgs {
     /// Opens the store; an embedded one is created if it is not there.
     pub async fn open(&self) -> Result<Store, StoreError> {
-        let limits = StoreLimits { max_connections: self.store_connections, ..StoreLimits::default() };
+        let limits =
+            StoreLimits { connections: PoolSizes::share(self.store_connections), ..StoreLimits::default() };
         Store::open(self.store_url.reveal(), &limits).await
     }
 }

@@ -27,7 +27,7 @@ use crate::identity::topic_rules::TopicRules;
 use crate::publishing::{PublishLimits, Publisher, retention};
 use crate::reading::Inbox;
 use crate::store::clock::Clock;
-use crate::store::{SEEN_EVERY, Store};
+use crate::store::{Pool, SEEN_EVERY, Store};
 use crate::ttl::Ttl;
 
 /// Bounds and rhythms of a node.
@@ -166,7 +166,7 @@ impl Parts {
         Self {
             streams: Streams::new(
                 hub.clone(),
-                store.clone(),
+                store.on(Pool::Replay),
                 clock.clone(),
                 limits.stream.clone(),
                 keep_alive,
@@ -222,12 +222,13 @@ impl Parts {
             self.ttl.clone(),
         ));
         self.spawn_timers(&mut tasks, &status, &limits);
-        let accounts = Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone());
-        let mut endings = Endings::new(self.store.clone(), accounts.clone(), self.hub.clone());
+        let (log, authentication) = (self.store.on(Pool::Log), self.store.on(Pool::Authentication));
+        let accounts = Accounts::new(authentication.clone(), self.ttl.clone(), notifier.clone());
+        let mut endings = Endings::new(authentication, accounts.clone(), self.hub.clone());
         every!(tasks, limits.poll_every, endings.follow().await);
         let expirations = Expirations {
             hub: self.hub.clone(),
-            store: self.store.clone(),
+            store: log.clone(),
             clock: self.progress.clock.clone(),
             epoch: known_epoch,
         };
@@ -235,7 +236,7 @@ impl Parts {
         tasks.spawn(presence::run(self.presence.clone()));
         let feed = Feed {
             hub: self.hub.clone(),
-            store: self.store.clone(),
+            store: log,
             presence: self.presence.clone(),
             accounts: accounts.clone(),
             progress: self.progress,
@@ -270,7 +271,7 @@ impl Parts {
     fn spawn_timers(&self, tasks: &mut JoinSet<()>, status: &Arc<Status>, limits: &NodeLimits) {
         let (bus, writer, progress) = (self.bus.clone(), self.writer.clone(), self.progress.clone());
         every!(tasks, limits.bus_heartbeat_every, send_bus_heartbeat(&bus, &writer, &progress).await);
-        let (hub, store) = (self.hub.clone(), self.store.clone());
+        let (hub, store) = (self.hub.clone(), self.store.on(Pool::Authentication));
         let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
         let (rechecking, noting) = (sweep.clone(), sweep.clone());
         every!(tasks, SWEEP_EVERY, sweep.sweep());

@@ -53,9 +53,7 @@ impl Readiness {
     /// Why this node should get no new listeners; empty when it is ready.
     pub fn unready(&self) -> Vec<Unready> {
         let mut reasons = Vec::new();
-        if !self.is_store_ok() {
-            reasons.push("the store is not reachable");
-        }
+        reasons.extend(self.progress.store_trouble());
         if self.is_draining() {
             reasons.push("the node is draining");
         }
@@ -67,7 +65,7 @@ impl Readiness {
 
     /// Whether the log could be read lately.
     pub fn is_store_ok(&self) -> bool {
-        self.progress.is_store_ok()
+        self.progress.store_trouble().is_none()
     }
 
     /// Whether the bus brings back this node's heartbeats.

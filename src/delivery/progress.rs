@@ -1,12 +1,15 @@
 //! What applying the log shows of a node's health: how far it is, whether the store answers, whether the bus does.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::Position;
 use crate::store::clock::Clock;
-use crate::store::{LogState, Store, StoreError};
+use crate::store::{LogState, SHARED_SESSIONS, Store, StoreError};
+
+/// What is said of a store that does not answer.
+const UNREACHABLE: &str = "the store is not reachable";
 
 /// See the module. Written by the subscriber, read by readiness and the node's status.
 #[derive(Debug)]
@@ -14,7 +17,8 @@ pub struct Progress {
     /// The database's time.
     pub clock: Arc<Clock>,
     began: Instant,
-    store_ok: AtomicBool,
+    /// Why the log could not be read when this was last tried.
+    store_trouble: Mutex<Option<&'static str>>,
     /// Milliseconds since the node began, when its own bus heartbeat last came back; 0: never.
     bus_heartbeat_at: AtomicU64,
     lag: AtomicI64,
@@ -28,7 +32,7 @@ impl Progress {
         Self {
             clock,
             began: Instant::now(),
-            store_ok: AtomicBool::new(false),
+            store_trouble: Mutex::new(Some(UNREACHABLE)),
             bus_heartbeat_at: AtomicU64::new(0),
             lag: AtomicI64::new(0),
             behind_since: AtomicU64::new(0),
@@ -48,16 +52,20 @@ impl Progress {
     /// Reads where the log stands, and learns the database's time and health from it.
     pub async fn log_state(&self, store: &Store) -> Result<LogState, StoreError> {
         let state = store.log_state().await;
-        self.store_ok.store(state.is_ok(), Ordering::Relaxed);
+        let trouble = state.as_ref().err().map(|error| match error {
+            StoreError::SharedSessions => SHARED_SESSIONS,
+            _ => UNREACHABLE,
+        });
+        *self.store_trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
         if let Ok(state) = &state {
             self.clock.set(state.now);
         }
         state
     }
 
-    /// Whether the log could be read when this was last tried.
-    pub fn is_store_ok(&self) -> bool {
-        self.store_ok.load(Ordering::Relaxed)
+    /// Why the log could not be read when this was last tried; nothing if it could.
+    pub fn store_trouble(&self) -> Option<&'static str> {
+        *self.store_trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A bus heartbeat of this node came back.

@@ -127,6 +127,11 @@ impl From<StoreError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not reachable; try again")
                     .after(RETRY_AFTER)
             }
+            StoreError::SharedSessions => {
+                tracing::warn!(%error, "a request failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store is not set up as it must be; try again")
+                    .after(RETRY_AFTER)
+            }
             StoreError::Taken(what) => Self::new(StatusCode::CONFLICT, format!("{what} is taken")),
             StoreError::Form(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Unusable(_) | StoreError::Failed(_) => {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
 use crate::event::{Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId};
-use crate::store::{AppendedEvent, Store, StoreError};
+use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
 use byte_budget::ByteBudget;
@@ -136,9 +136,11 @@ impl Publisher {
         let budget = ByteBudget::new(limits.announcement_bytes);
         let announcements = Announcements { queue: announcements, budget };
         let (published, epoch) = (Arc::new(AtomicU64::new(0)), messages.epoch());
-        let log = Log { store: store.clone(), applied, epoch: epoch.clone(), published: published.clone() };
+        let log =
+            Log { store: store.on(Pool::Log), applied, epoch: epoch.clone(), published: published.clone() };
         tasks.spawn(writer::write(log, inbox, announcements, limits.append));
         tasks.spawn(announcer::announce(epoch, bus, messages, ttl, committed));
+        let store = store.on(Pool::Authentication);
         Self { store, requests, budget: ByteBudget::new(limits.queue_bytes), published }
     }
 

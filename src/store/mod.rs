@@ -16,6 +16,7 @@
 //! against both.
 
 pub mod clock;
+mod pools;
 mod postgres;
 mod reads;
 mod rows;
@@ -31,17 +32,21 @@ use uuid::Uuid;
 
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
 use crate::event::{Epoch, Event, Millis, NewEvent, Position, UserId};
+pub use pools::{MIN_CONNECTIONS, Pool, PoolSizes};
 pub use schema::Schema;
 pub use types::*;
 
 /// How often it is noted that a session is in use.
 pub const SEEN_EVERY: Duration = Duration::from_secs(300);
 
+/// Connections to the database at most, unless it is said otherwise.
+pub const DEFAULT_CONNECTIONS: u32 = 10;
+
 /// Bounds on what the store may cost.
 #[derive(Debug, Clone)]
 pub struct StoreLimits {
-    /// Connections held at once.
-    pub max_connections: u32,
+    /// Connections held at once, for each kind of work.
+    pub connections: PoolSizes,
     /// How long a call waits for a free connection.
     pub acquire_timeout: Duration,
     /// How long a statement may run (Postgres `statement_timeout`, SQLite `busy_timeout`).
@@ -53,7 +58,7 @@ pub struct StoreLimits {
 impl Default for StoreLimits {
     fn default() -> Self {
         Self {
-            max_connections: 10,
+            connections: PoolSizes::share(DEFAULT_CONNECTIONS),
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
             lock_timeout: Duration::from_secs(5),
@@ -76,10 +81,17 @@ pub enum StoreError {
     /// Nodes of an older program could not read it.
     #[error("{} cannot be written yet: run 'carillon migrate --finish' once no older node is left", .0.name)]
     Form(Form),
+    /// A pooler in front of the database gives each transaction another connection: somebody must set it up otherwise.
+    #[error("{SHARED_SESSIONS}")]
+    SharedSessions,
     /// The database refused the statement: a defect here, or a schema changed by hand.
     #[error("the store failed: {0}")]
     Failed(String),
 }
+
+/// What is wrong when a pooler shares sessions, and what to do.
+pub const SHARED_SESSIONS: &str =
+    "PgBouncer before the store must use pool_mode = session: it gives each transaction another connection";
 
 /// A form of rows, cursors and messages; which are written is a number in the database, [`LogState::forms`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +165,15 @@ impl Store {
             }
             _ => Err(unknown_scheme()),
         }
+    }
+
+    /// The same store, whose calls wait for the connections of `pool` and take no others. At first it is
+    /// [`Pool::Requests`].
+    pub fn on(&self, pool: Pool) -> Self {
+        Self(match &self.0 {
+            Backend::Postgres(store) => Backend::Postgres(std::sync::Arc::new(store.on(pool))),
+            Backend::Sqlite(store) => Backend::Sqlite(store.on(pool)),
+        })
     }
 
     /// Whether this is the embedded database, which migrates by itself.

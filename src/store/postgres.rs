@@ -4,23 +4,24 @@
 //! in the server, and one here for the server that does not answer at all.
 
 mod accounts;
+mod connections;
 mod inbox;
 mod log;
 mod migrate;
+mod session;
 mod users;
 
 use std::borrow::Cow;
-use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnection;
 
+use self::connections::Connections;
 use super::scan::Dialect;
 use super::schema::{Applied, COMPATIBLE_FROM, POSTGRES, judge, migrator};
-use super::{Result, Schema, StoreError, StoreLimits};
+use super::{Pool, Result, Schema, StoreError, StoreLimits};
 use crate::event::Millis;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(POSTGRES));
@@ -65,29 +66,22 @@ use bound;
 /// SQLSTATE: the table does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
 
-/// The store in Postgres; see the contract of the module above.
+/// The store in Postgres; see the contract of the module above. Its calls use the connections of one pool.
 #[derive(Clone)]
 pub(super) struct PostgresStore {
-    pool: PgPool,
-    options: PgConnectOptions,
-    acquire_timeout: Duration,
-    deadline: Duration,
+    connections: Arc<Connections>,
+    pool: Pool,
 }
 
 impl PostgresStore {
     /// Reads the URL; connects on first use.
     pub(super) fn open(url: &str, limits: &StoreLimits) -> Result<Self> {
-        // The parser's message may quote the URL, and with it the password.
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| StoreError::Unusable("the store's Postgres URL cannot be read".into()))?
-            .application_name("carillon")
-            .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(limits.max_connections)
-            .acquire_timeout(limits.acquire_timeout)
-            .connect_lazy_with(with_timeouts(options.clone(), limits.lock_timeout, limits.statement_timeout));
-        let deadline = limits.statement_timeout + DEADLINE_SLACK;
-        Ok(Self { pool, options, acquire_timeout: limits.acquire_timeout, deadline })
+        Ok(Self { connections: Arc::new(Connections::open(url, limits)?), pool: Pool::Requests })
+    }
+
+    /// The same store, whose calls use the connections of `pool`.
+    pub(super) fn on(&self, pool: Pool) -> Self {
+        Self { connections: self.connections.clone(), pool }
     }
 
     pub(super) async fn schema(&self) -> Result<Schema> {
@@ -112,35 +106,13 @@ impl PostgresStore {
         }
     }
 
-    /// Does `work` on a connection of the pool, under this store's deadline.
+    /// Does `work` on a connection of this store's pool, under its deadline.
     async fn within<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> std::result::Result<T, Failure> {
-        let mut connection = self.pool.acquire().await.map_err(Failure::Sql)?;
-        match tokio::time::timeout(self.deadline, work(&mut connection)).await {
-            Ok(outcome) => outcome.map_err(Failure::Sql),
-            Err(_) => {
-                // Given back to the pool it would be pinged, without a deadline, and hold its place until then.
-                connection.close_on_drop();
-                Err(Failure::Late)
-            }
-        }
+        self.connections.within(self.pool, work).await
     }
-}
-
-/// Settings that every connection begins with.
-fn with_timeouts(options: PgConnectOptions, lock: Duration, statement: Duration) -> PgConnectOptions {
-    options.options([
-        ("lock_timeout", millis(lock).to_string()),
-        ("statement_timeout", millis(statement).to_string()),
-        ("idle_in_transaction_session_timeout", millis(statement).to_string()),
-        // The log's order rests on statements that see what was committed while they waited for its lock.
-        ("default_transaction_isolation", "read committed".to_owned()),
-        // Ranges run from one position to the whole log: a plan is good only for the values it was made for.
-        ("plan_cache_mode", "force_custom_plan".to_owned()),
-        ("jit", "off".to_owned()),
-    ])
 }
 
 /// A span as the database counts it, at most what can be added to any time.
@@ -153,6 +125,8 @@ fn millis(span: Duration) -> Millis {
 enum Failure {
     Sql(sqlx::Error),
     Late,
+    /// A pooler gives each transaction another server connection.
+    SharedSession,
 }
 
 impl Failure {
@@ -166,6 +140,7 @@ impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         let error = match failure {
             Failure::Late => return Self::Unavailable("the database does not answer".into()),
+            Failure::SharedSession => return Self::SharedSessions,
             Failure::Sql(error) => error,
         };
         match &error {
@@ -178,6 +153,8 @@ impl From<Failure> for StoreError {
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::BeginFailed
             | sqlx::Error::Io(_)
+            // What answers is not Postgres, or not any more: a connection that is taken and closed says this, too.
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::Tls(_) => Self::Unavailable(error.to_string()),
             _ if code(&error).is_some_and(|code| is_passing(&code)) => Self::Unavailable(error.to_string()),
             _ => Self::Failed(error.to_string()),

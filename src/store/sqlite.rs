@@ -15,7 +15,7 @@ use sqlx::sqlite::{
 
 use super::scan::Dialect;
 use super::schema::{Applied, COMPATIBLE_FROM, SQLITE, judge, migrator};
-use super::{Migrated, Result, Schema, StoreError, StoreLimits};
+use super::{Migrated, Pool, Result, Schema, StoreError, StoreLimits};
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator(SQLITE));
 
@@ -66,7 +66,9 @@ use bound;
 pub(super) struct SqliteStore {
     /// One connection: writes wait for each other here rather than on the file's lock.
     writer: SqlitePool,
+    /// Of the pool in use.
     readers: SqlitePool,
+    pools: [SqlitePool; 4],
 }
 
 impl SqliteStore {
@@ -92,15 +94,19 @@ impl SqliteStore {
             .test_before_acquire(false);
         let writer = pool.clone().max_connections(1).connect_with(options.clone()).await.map_err(failed)?;
         // What is in memory belongs to its one connection.
-        let readers = if is_memory {
-            writer.clone()
-        } else {
-            pool.max_connections(limits.max_connections.max(1))
-                .connect_with(options.read_only(true))
-                .await
-                .map_err(failed)?
-        };
-        Ok(Self { writer, readers })
+        let pools = Pool::ALL.map(|kind| match is_memory {
+            true => writer.clone(),
+            false => {
+                let pool = pool.clone().max_connections(limits.connections.of(kind));
+                pool.connect_lazy_with(options.clone().read_only(true))
+            }
+        });
+        Ok(Self { writer, readers: pools[Pool::Requests as usize].clone(), pools })
+    }
+
+    /// The same store, whose reads use the connections of `pool`. There is one writer for all.
+    pub(super) fn on(&self, pool: Pool) -> Self {
+        Self { readers: self.pools[pool as usize].clone(), ..self.clone() }
     }
 
     pub(super) async fn schema(&self) -> Result<Schema> {

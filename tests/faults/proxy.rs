@@ -161,6 +161,13 @@ impl Faults {
         });
     }
 
+    /// The connections there are forward nothing any more, in both directions; they stay open, and even their end is not
+    /// noticed. New ones work: so it is when a name has moved to another address. [`Self::heal`] ends it.
+    pub fn silence(&self) {
+        let last = self.counts().connections;
+        self.0.rules.send_modify(|rules| rules.silent_up_to = last);
+    }
+
     /// Goes on after [`Self::stall`], in both directions, with all that has been waiting.
     pub fn resume(&self) {
         self.0.rules.send_modify(|rules| (rules.stalls_to_server, rules.stalls_to_client) = (false, false));
@@ -251,6 +258,8 @@ struct Rules {
     refuses: bool,
     stalls_to_server: bool,
     stalls_to_client: bool,
+    /// The number of the last connection that is silent.
+    silent_up_to: u64,
     delay: Duration,
     cut_when: Option<Arc<CutWhen>>,
     pushes: Option<PushFault>,

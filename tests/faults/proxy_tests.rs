@@ -167,6 +167,29 @@ async fn a_stalled_direction_stands_still_and_the_other_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_silent_stays_so_and_what_comes_later_works() {
+    let hop = Hop::new("tcp").await;
+    let (mut client, mut server) = hop.connect().await;
+    hop.proxy.faults.silence();
+    let (mut new_client, mut new_server) = hop.connect().await;
+    let before = hop.proxy.faults.counts();
+    send(&mut client, b"waits").await;
+    send(&mut server, b"waits").await;
+    for _ in 0..3 {
+        send(&mut new_client, b"goes on").await;
+        assert_comes(&mut new_server, b"goes on").await;
+    }
+    let now = hop.proxy.faults.counts();
+    assert_eq!(
+        (now.bytes_to_server - before.bytes_to_server, now.bytes_to_client),
+        (21, before.bytes_to_client)
+    );
+    hop.proxy.faults.heal();
+    assert_comes(&mut server, b"waits").await;
+    assert_comes(&mut client, b"waits").await;
+}
+
+#[tokio::test]
 async fn a_stalled_connection_can_be_cut() {
     let hop = Hop::new("tcp").await;
     let (mut client, _server) = hop.connect().await;

@@ -89,13 +89,14 @@ async fn append_cost() {
     let lean = of_before(&server.new_database().await, "auto").await;
     sqlx::raw_sql(LEAN).execute(&lean).await.unwrap();
     let new = server.new_database().await;
-    let limits = StoreLimits { max_connections: 1, ..StoreLimits::default() };
+    let limits = StoreLimits { connections: carillon::store::PoolSizes::each(1), ..StoreLimits::default() };
     let store = Store::open(&new, &limits).await.unwrap();
     store.migrate().await.unwrap();
     add(&store, event()).await;
     let mut look = PgConnection::connect(&new).await.unwrap();
     let new_pid: i32 = sqlx::query_scalar(
-        "select pid from pg_stat_activity where application_name = 'carillon' and datname = current_database()",
+        "select pid from pg_stat_activity
+         where datname = current_database() and query like '%carillon_append_events%' and pid <> pg_backend_pid()",
     )
     .fetch_one(&mut look)
     .await

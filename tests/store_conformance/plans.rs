@@ -44,7 +44,7 @@ impl Explained {
         let url = server.new_database().await;
         let limits = StoreLimits {
             statement_timeout: Duration::from_secs(300),
-            max_connections: 1,
+            connections: carillon::store::PoolSizes::each(1),
             ..Default::default()
         };
         Store::open(&url, &limits).await.unwrap().migrate().await.unwrap();

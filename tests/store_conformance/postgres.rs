@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carillon::store::{Store, StoreError, StoreLimits};
+use carillon::store::{PoolSizes, Store, StoreError, StoreLimits};
 use sqlx::Connection as _;
 
 use super::support::log_lock::slow_commits;
@@ -12,7 +12,7 @@ use super::*;
 /// The control: the reader that misses nothing of the real log does miss events of one without the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_lock_the_same_reader_misses_events() {
-    let limits = StoreLimits { max_connections: 26, ..StoreLimits::default() };
+    let limits = StoreLimits { connections: PoolSizes::each(26), ..StoreLimits::default() };
     for with_lock in [true, false] {
         let url = postgres_url().await;
         let store = Store::open(&url, &limits).await.unwrap();

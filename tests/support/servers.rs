@@ -284,6 +284,71 @@ impl Drop for PostgresServer {
     }
 }
 
+/// A PgBouncer of the test's own.
+pub struct PgBouncer {
+    port: u16,
+    server: url::Url,
+    folder: TempDir,
+    process: Child,
+}
+
+impl PgBouncer {
+    /// Starts one in this mode before the server of a database.
+    pub async fn start(database_url: &str, mode: &str) -> Self {
+        let (port, folder) = (free_port(), TempDir::new().unwrap());
+        assert!(Command::new("chmod").arg("755").arg(folder.path()).status().unwrap().success());
+        let path = folder.path().join("pgbouncer.ini");
+        let server = url::Url::parse(database_url).unwrap();
+        std::fs::write(&path, Self::configuration(&server, port, mode)).unwrap();
+        // It refuses to run as root.
+        let mut command = Command::new(if is_root() { "setpriv" } else { "pgbouncer" });
+        if is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "pgbouncer"]);
+        }
+        let process = command
+            .arg("-q")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stderr(File::create(folder.path().join("log")).unwrap())
+            .spawn()
+            .expect("pgbouncer must be on the path");
+        let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        wait_until(DEADLINE, "PgBouncer listens", listens).await;
+        Self { port, server, folder, process }
+    }
+
+    /// The database, through it.
+    pub fn url(&self) -> String {
+        let mut url = self.server.clone();
+        url.set_port(Some(self.port)).unwrap();
+        url.into()
+    }
+
+    /// Changes its mode while it runs.
+    pub fn set_mode(&self, mode: &str) {
+        let text = Self::configuration(&self.server, self.port, mode);
+        std::fs::write(self.folder.path().join("pgbouncer.ini"), text).unwrap();
+        signal(self.process.id(), "HUP");
+    }
+
+    fn configuration(server: &url::Url, port: u16, mode: &str) -> String {
+        let (host, server_port) = (server.host_str().unwrap(), server.port().unwrap());
+        format!(
+            "[databases]\n* = host={host} port={server_port} user={}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = any\npool_mode = {mode}\ndefault_pool_size = 40\n",
+            server.username()
+        )
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     id.stdout.starts_with(b"0\n")

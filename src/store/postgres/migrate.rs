@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection};
+use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{DEADLINE_SLACK, Failure, MIGRATIONS, PostgresStore, UNDEFINED_TABLE, is_passing, with_timeouts};
+use super::{DEADLINE_SLACK, Failure, MIGRATIONS, PostgresStore, UNDEFINED_TABLE, is_passing};
 use crate::event::Position;
 use crate::store::{FORMS, Migrated, Result, Schema, StoreError};
 
@@ -93,11 +93,7 @@ impl PostgresStore {
 
     /// Does `work` on a connection of its own that alone migrates.
     async fn alone<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>) -> Result<T> {
-        let options = with_timeouts(self.options.clone(), LOCK_TIMEOUT, MIGRATION_TIMEOUT);
-        let mut connection = timeout(self.acquire_timeout, options.connect())
-            .await
-            .map_err(|_| Failure::Late)?
-            .map_err(Failure::Sql)?;
+        let mut connection = self.connections.connect(LOCK_TIMEOUT, MIGRATION_TIMEOUT).await?;
         let all = async {
             lock(&mut connection).await?;
             work(&mut connection).await

@@ -40,6 +40,7 @@ struct Watched {
 /// Forwards until the sender is done, or the connection is to end.
 pub(super) struct Pump<'a> {
     shared: &'a Shared,
+    connection: u64,
     direction: Direction,
     source: ReadHalf<'a>,
     sink: WriteHalf<'a>,
@@ -66,6 +67,7 @@ impl<'a> Pump<'a> {
         let has_pushes = shared.is_redis && direction == Direction::ToClient;
         Self {
             shared,
+            connection,
             direction,
             source,
             sink,
@@ -119,10 +121,11 @@ impl<'a> Pump<'a> {
         if let Some(pushes) = &mut self.pushes {
             pushes.set(rules.pushes);
         }
-        match self.direction {
-            Direction::ToServer => !rules.stalls_to_server,
-            _ => !rules.stalls_to_client,
-        }
+        let stalls = match self.direction {
+            Direction::ToServer => rules.stalls_to_server,
+            _ => rules.stalls_to_client,
+        };
+        !stalls && self.connection > rules.silent_up_to
     }
 
     /// How many of the next bytes may be forwarded before the connection is cut.

@@ -3,6 +3,7 @@
 mod clients;
 mod controls;
 mod failover;
+mod links;
 mod nodes;
 mod permissions;
 mod postgres;
