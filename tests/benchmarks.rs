@@ -4,12 +4,15 @@
 
 mod support;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use carillon::account::Role;
+use carillon::bus::BusEvent;
 use serde_json::{Value, json};
+use support::bus_member::Member;
 use support::node::{Node, People};
 use support::servers::{PostgresServer, RedisServer};
 use support::{DEADLINE, wait_until};
@@ -27,7 +30,8 @@ const DATA_BYTES: usize = 200;
 struct Setup {
     node: Node,
     people: People,
-    _servers: (PostgresServer, RedisServer),
+    redis: RedisServer,
+    _postgres: PostgresServer,
 }
 
 impl Setup {
@@ -36,7 +40,20 @@ impl Setup {
         let store_url = postgres.new_database().await;
         let people = People::new(&store_url).await;
         let node = Node::start(&store_url, &redis.url(""), &["--streams-per-user", "100000"]).await;
-        Self { node, people, _servers: (postgres, redis) }
+        Self { node, people, redis, _postgres: postgres }
+    }
+
+    /// How many commands of each kind Redis carries out in a second.
+    async fn commands_a_second(&self, span: Duration) -> BTreeMap<String, f64> {
+        self.redis.ask(&["CONFIG", "RESETSTAT"]).await;
+        sleep(span).await;
+        let text: String = self.redis.query(&["INFO", "commandstats"]).await.unwrap();
+        let read = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let calls: f64 = rest.split_once(',')?.0.parse().ok()?;
+            Some((name.to_owned(), calls / span.as_secs_f64()))
+        };
+        text.lines().filter_map(read).collect()
     }
 
     /// Posts `body` from `in_flight` tasks for a while; answers a second.
@@ -70,15 +87,20 @@ impl Setup {
         rate
     }
 
+    /// Opens a stream, of which nothing is read yet.
+    async fn open(&self, path: &str, token: &str) -> TcpStream {
+        let mut stream =
+            TcpStream::connect(self.node.address.strip_prefix("http://").unwrap()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
     /// Opens streams that only count the events they get.
     async fn listen(&self, number: usize, token: &str, count: &Arc<AtomicU64>) -> Vec<JoinHandle<()>> {
         let mut tasks = Vec::with_capacity(number);
         for _ in 0..number {
-            let mut stream =
-                TcpStream::connect(self.node.address.strip_prefix("http://").unwrap()).await.unwrap();
-            let request =
-                format!("GET /api/v1/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
+            let stream = self.open("/api/v1/stream", token).await;
             tasks.push(tokio::spawn(count_events(stream, count.clone())));
         }
         let all = async || self.node.metric("carillon_listeners").await as usize >= number;
@@ -170,4 +192,74 @@ async fn memory_of_an_idle_listener() {
     let grown = setup.node.memory() - before;
     println!("{LISTENERS} idle listeners: {} bytes of the node's memory each", grown as usize / LISTENERS);
     listeners.iter().chain(&warm).for_each(JoinHandle::abort);
+}
+
+/// How long it takes until one channel more is subscribed, on a node that has very many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn a_channel_more_among_very_many() {
+    const CHANNELS: usize = 32_000;
+    const MORE_A_SECOND: u32 = 45;
+    let redis = RedisServer::start(&[]).await;
+    let mut member = Member::open(&redis.url(""));
+    (0..CHANNELS).for_each(|number| member.bus.subscribe(&format!("idle:{number}")));
+    for _ in 0..CHANNELS {
+        while !matches!(member.next().await, BusEvent::Subscribed(_)) {}
+    }
+    let (begun, pause) = (Instant::now(), Duration::from_secs(1) / MORE_A_SECOND);
+    let (mut asked, mut delays) = (HashMap::new(), Vec::new());
+    let mut ticks = tokio::time::interval(pause);
+    while begun.elapsed() < SPAN * 2 {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let channel = format!("new:{}", asked.len());
+                member.bus.subscribe(&channel);
+                asked.insert(channel, Instant::now());
+            }
+            event = member.next() => match event {
+                BusEvent::Subscribed(channel) => delays.push(asked[&channel].elapsed()),
+                event => panic!("{event:?}"),
+            },
+        }
+    }
+    delays.sort_unstable();
+    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    println!(
+        "{CHANNELS} channels and {MORE_A_SECOND} more a second: subscribed after {:.1} ms (median), {:.1} ms (p99), \
+         {:.1} ms (worst); {} of {} subscribed",
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        delays.len(),
+        asked.len()
+    );
+}
+
+/// What presence costs Redis on topics that somebody listens to and nobody watches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn commands_of_idle_topics() {
+    const TOPICS: usize = 32_000;
+    const TOPICS_A_STREAM: usize = 32;
+    let setup = Setup::start().await;
+    let token = setup.people.add("listener", Role::Listener).await;
+    let idle = setup.commands_a_second(SPAN).await;
+    let mut streams = Vec::new();
+    for number in 0..TOPICS / TOPICS_A_STREAM {
+        let topics = (0..TOPICS_A_STREAM).map(|topic| format!("topic=chat/{number}/{topic}"));
+        let query = topics.collect::<Vec<_>>().join("&");
+        streams.push(setup.open(&format!("/api/v1/stream?{query}"), &token).await);
+    }
+    let all = async || setup.node.metric("carillon_listeners").await as usize >= streams.len();
+    wait_until(DEADLINE, "all listen", all).await;
+    sleep(SPAN * 2).await;
+    let cpu = setup.node.cpu_seconds();
+    let busy = setup.commands_a_second(SPAN * 3).await;
+    let cpu = (setup.node.cpu_seconds() - cpu) / (SPAN * 3).as_secs_f64() * 100.0;
+    let total = |commands: &BTreeMap<String, f64>| commands.values().sum::<f64>();
+    println!("Redis commands a second without streams: {:.1} {idle:.1?}", total(&idle));
+    println!(
+        "with {TOPICS} idle topics: {:.1} {busy:.1?}; the node takes {cpu:.0} % of a core",
+        total(&busy)
+    );
 }

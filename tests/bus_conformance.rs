@@ -338,3 +338,35 @@ async fn what_nobody_wants_is_given_up_at_the_server() {
     drop(member);
     wait_until(DEADLINE, "the connection ends", || counts(0, 0)).await;
 }
+
+/// The hub subscribes under its lock, and listeners come all the time: with very many topics as with few.
+#[tokio::test]
+async fn a_channel_more_costs_the_same_however_many_there_are() {
+    let server = RedisServer::start(&[]).await;
+    let mut member = Member::open(&server.url(""));
+    subscribe_one_by_one(&mut member, "warm").await;
+    let among_few = subscribe_one_by_one(&mut member, "few").await;
+    let many: BTreeSet<String> = (0..30_000).map(|number| format!("many:{number}")).collect();
+    many.iter().for_each(|channel| member.bus.subscribe(channel));
+    let mut missing = many.len();
+    while missing > 0 {
+        missing -= usize::from(matches!(member.next().await, BusEvent::Subscribed(_)));
+    }
+    let among_many = subscribe_one_by_one(&mut member, "more").await;
+    println!("{among_few} ns among few, {among_many} ns among many");
+    assert!(among_many < among_few * 5, "{among_few} ns among few, {among_many} ns among many");
+}
+
+/// Subscribes to some channels, each when the one before is confirmed; the CPU time of this thread, in ns. All tasks of
+/// a test run in one.
+async fn subscribe_one_by_one(member: &mut Member, what: &str) -> u64 {
+    let cpu = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = cpu();
+    for number in 0..100 {
+        member.subscribe(&format!("{what}:{number}")).await;
+    }
+    cpu() - before
+}

@@ -17,6 +17,7 @@
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
 //! `redis+cluster://…`. One conformance suite (`tests/bus_conformance.rs`) runs against all.
 
+mod desired;
 mod memory;
 pub mod message;
 mod notifier;

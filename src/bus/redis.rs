@@ -9,9 +9,9 @@ use std::time::Duration;
 use ::redis::{Pipeline, PushInfo, PushKind, Value};
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::desired::{Changes, Channel, Desired, Subscriptions};
 use super::receive_queue::{BusEvents, ReceiveQueue, receive_queue};
 use super::{BusError, BusLimits};
 use crate::redis::{Backoff, Failure, Links, Listening, OutageReport, RedisServers, Timing, Topology};
@@ -27,7 +27,7 @@ pub(super) struct RedisBus {
     servers: RedisServers,
     verbs: &'static Verbs,
     links: Links,
-    desired: Arc<DesiredSubscriptions>,
+    desired: Arc<Desired>,
 }
 
 /// The commands of one kind of pub/sub.
@@ -39,13 +39,6 @@ struct Verbs {
 
 const PLAIN: Verbs = Verbs { publish: "PUBLISH", subscribe: "SUBSCRIBE", unsubscribe: "UNSUBSCRIBE" };
 const SHARDED: Verbs = Verbs { publish: "SPUBLISH", subscribe: "SSUBSCRIBE", unsubscribe: "SUNSUBSCRIBE" };
-
-/// The channels that this node is to be subscribed to.
-#[derive(Default)]
-struct DesiredSubscriptions {
-    channels: Mutex<HashSet<String>>,
-    changed: Notify,
-}
 
 impl From<Failure> for BusError {
     fn from(failure: Failure) -> Self {
@@ -61,8 +54,9 @@ impl RedisBus {
             .map_err(|failure| BusError(format!("the Redis URL: {failure}")))?;
         let (received, events) = receive_queue(limits);
         let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
-        let desired = Arc::new(DesiredSubscriptions::default());
-        let subscriber = Subscriber { servers: servers.clone(), verbs, desired: desired.clone(), received };
+        let desired = Arc::new(Desired::default());
+        let subscriptions = Subscriptions::of(desired.clone());
+        let subscriber = Subscriber { servers: servers.clone(), verbs, subscriptions, received };
         tokio::spawn(subscriber.run());
         let links = Links::new(servers.clone());
         Ok((Self { servers, verbs, links, desired }, events))
@@ -101,8 +95,7 @@ impl RedisBus {
     }
 
     pub(super) fn subscribe(&self, channel: &str) {
-        lock(&self.desired.channels).insert(channel.to_owned());
-        self.desired.changed.notify_one();
+        self.desired.subscribe(channel);
     }
 
     pub(super) fn outage(&self) -> Option<OutageReport> {
@@ -110,8 +103,7 @@ impl RedisBus {
     }
 
     pub(super) fn unsubscribe(&self, channel: &str) {
-        lock(&self.desired.channels).remove(channel);
-        self.desired.changed.notify_one();
+        self.desired.unsubscribe(channel);
     }
 }
 
@@ -119,12 +111,12 @@ impl RedisBus {
 struct Subscriber {
     servers: RedisServers,
     verbs: &'static Verbs,
-    desired: Arc<DesiredSubscriptions>,
+    subscriptions: Subscriptions,
     received: ReceiveQueue,
 }
 
 /// Channels that were unsubscribed on purpose and not yet confirmed so.
-type Unsubscribing = Arc<Mutex<HashSet<String>>>;
+type Unsubscribing = Arc<Mutex<HashSet<Channel>>>;
 
 impl Subscriber {
     async fn run(self) {
@@ -159,56 +151,38 @@ impl Subscriber {
             self.servers.listen(move |push| receive(&servers, &received, &expected, push)).await?;
         // Slots that no channel of this node is in may move: resharding moves thousands of them.
         let ended = listening.ended(|old, new| {
-            let names = lock(&self.desired.channels);
-            names
-                .iter()
-                .map(|channel| self.servers.name(channel))
-                .any(|name| old.address_of(&name) != new.address_of(&name))
+            self.subscriptions.any(|channel| {
+                let name = self.servers.name(channel);
+                old.address_of(&name) != new.address_of(&name)
+            })
         });
         tokio::pin!(ended);
-        let mut subscribed = HashSet::new();
-        let mut is_up = false;
+        self.send(&listening, &unsubscribing, self.subscriptions.take_all()).await?;
+        self.received.restored();
         loop {
-            let failure = match self.reconcile(&listening, &unsubscribing, &mut subscribed).await {
-                Ok(()) => {
-                    if !std::mem::replace(&mut is_up, true) {
-                        self.received.restored();
-                    }
-                    tokio::select! {
-                        () = self.desired.changed.notified() => continue,
-                        () = self.received.reader_gone() => Failure("the reader is gone".into()),
-                        failure = &mut ended => failure,
-                    }
-                }
-                Err(failure) => failure,
-            };
-            return if is_up { Ok(failure) } else { Err(failure) };
+            tokio::select! {
+                () = self.subscriptions.changed() => {}
+                () = self.received.reader_gone() => return Ok(Failure("the reader is gone".into())),
+                failure = &mut ended => return Ok(failure),
+            }
+            let changes = self.subscriptions.take_changes();
+            if let Err(failure) = self.send(&listening, &unsubscribing, changes).await {
+                return Ok(failure);
+            }
         }
     }
 
-    /// Subscribes to the desired channels and unsubscribes from all others.
-    async fn reconcile(
+    /// Subscribes and unsubscribes. What could not be sent is for the next connections, which get all that is desired.
+    async fn send(
         &self,
         listening: &Listening,
         unsubscribing: &Unsubscribing,
-        subscribed: &mut HashSet<String>,
+        Changes { subscribe, unsubscribe }: Changes,
     ) -> Result<(), Failure> {
-        let (new, old): (Vec<String>, Vec<String>) = {
-            let desired = lock(&self.desired.channels);
-            (
-                desired.difference(subscribed).cloned().collect(),
-                subscribed.difference(&desired).cloned().collect(),
-            )
-        };
-        lock(unsubscribing).extend(old.iter().cloned());
-        self.command_each(listening, self.verbs.unsubscribe, &old, |_| ()).await?;
-        old.iter().for_each(|channel| _ = subscribed.remove(channel));
-        self.command_each(listening, self.verbs.subscribe, &new, |channel| {
-            _ = self.received.subscribed(channel)
-        })
-        .await?;
-        subscribed.extend(new);
-        Ok(())
+        lock(unsubscribing).extend(unsubscribe.iter().cloned());
+        self.command_each(listening, self.verbs.unsubscribe, &unsubscribe, |_| ()).await?;
+        let confirmed = |channel: &str| _ = self.received.subscribed(channel);
+        self.command_each(listening, self.verbs.subscribe, &subscribe, confirmed).await
     }
 
     /// Sends one command for each channel to its master: a sharded one takes no channels of several slots.
@@ -216,10 +190,10 @@ impl Subscriber {
         &self,
         listening: &Listening,
         verb: &str,
-        channels: &[String],
+        channels: &[Channel],
         done: impl Fn(&str),
     ) -> Result<(), Failure> {
-        let mut by_master: Vec<Vec<(&String, String)>> = Vec::new();
+        let mut by_master: Vec<Vec<(&Channel, String)>> = Vec::new();
         by_master.resize_with(listening.topology().masters().len(), Vec::new);
         for channel in channels {
             let name = self.servers.name(channel);

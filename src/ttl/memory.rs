@@ -13,20 +13,22 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::MissedTickBehavior;
 
 use super::memory_sets::Sets;
-use super::{RateDecision, TtlLimits};
+use super::memory_tables::Tables;
+use super::{RateDecision, TableChange, TtlLimits};
 use crate::event::Millis;
 
 /// The cache notices ended keys only when it is used or asked. It rounds up to about a second of its own, so
 /// asking more often than this would find nothing sooner.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
-/// The keys, the rate limits and the sets apart, so that none can push another out. Clones share them.
+/// The keys, the rate limits, the sets and the tables apart, so that none can push another out. Clones share them.
 #[derive(Clone)]
 pub struct MemoryTtl {
     keys: Cache<String, Timed<Arc<[u8]>>>,
     /// For each rate limit, when it is back to its full burst, counted from `began`.
     limits: Cache<String, Timed<Duration>>,
     sets: Arc<Mutex<Sets>>,
+    tables: Arc<Mutex<Tables>>,
     began: Instant,
     watchers: Watchers,
     queue: usize,
@@ -61,11 +63,12 @@ impl MemoryTtl {
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(ByItsOwnTime)
             .build();
-        let sets = Sets::new(limits.max_members, usize::try_from(limits.max_keys).unwrap_or(usize::MAX));
+        let max_keys = usize::try_from(limits.max_keys).unwrap_or(usize::MAX);
         Self {
             keys,
             limits: limits_cache,
-            sets: Arc::new(Mutex::new(sets)),
+            sets: Arc::new(Mutex::new(Sets::new(limits.max_members, max_keys))),
+            tables: Arc::new(Mutex::new(Tables::new(max_keys))),
             began: Instant::now(),
             watchers,
             queue: limits.queue.max(1),
@@ -129,6 +132,28 @@ impl MemoryTtl {
 
     fn sets(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn write_table(
+        &self,
+        table: &str,
+        changes: &[TableChange],
+        writes: u64,
+        lifetime: Duration,
+    ) -> Option<u64> {
+        self.tables().write(Instant::now(), table, changes, writes, lifetime)
+    }
+
+    pub fn renew_table(&self, table: &str, lifetime: Duration) -> u64 {
+        self.tables().renew(Instant::now(), table, lifetime)
+    }
+
+    pub fn read_tables(&self, tables: &[String], fields: &[String]) -> Vec<Vec<Option<Vec<u8>>>> {
+        self.tables().read(Instant::now(), tables, fields)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Needs a Tokio runtime, for the task that looks for ended keys as long as the receiver lives.

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The longest lifetime counted with: what is added to the clock must stay within its range.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use super::LONGEST;
+
 /// How often the members of sets that nobody uses any more are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 

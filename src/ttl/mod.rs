@@ -7,6 +7,9 @@
 //! - `expirations` reports keys under a prefix that ended by their time, late or not at all: for liveliness only.
 //! - A set's members each have their own time: entering again begins a new one, and what has ended is no member.
 //!   A set holds `max_members`; when more enter, those that end first leave. Sets have no expirations.
+//! - A table's fields end together: each write and each renewal gives all of them one new lifetime. A table counts its
+//!   writes since it began, so that whoever alone writes it learns when something of it was lost. A failed write may
+//!   have been made in part. Tables have no expirations.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
@@ -14,6 +17,7 @@
 
 mod memory;
 mod memory_sets;
+mod memory_tables;
 mod redis;
 
 use std::fmt;
@@ -24,11 +28,17 @@ use tokio::sync::mpsc;
 use crate::event::Millis;
 use crate::redis::{OutageReport, PoolLimits, is_redis};
 
+/// The longest lifetime counted with: what is added to a clock must stay within its range.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A field of a table, and its new value; without one, the field is removed. No field's name is empty.
+pub type TableChange = (String, Option<Vec<u8>>);
+
 /// Bounds on what expiring keys may cost.
 #[derive(Debug, Clone)]
 pub struct TtlLimits {
     /// The most keys held in process (the memory backend only); the least used leave first. As many members are
-    /// held of all sets together.
+    /// held of all sets together, and as many fields of all tables: more fields are not taken.
     pub max_keys: u64,
     /// The most members of a set.
     pub max_members: usize,
@@ -157,6 +167,34 @@ impl Ttl {
     /// The members of a set that have not ended: at most `limit`, those that end last first.
     pub async fn members(&self, set: &str, limit: usize) -> Result<Vec<String>, TtlError> {
         forward!(self.members(set, limit))
+    }
+
+    /// Changes fields of a table, which then lives for `lifetime` (no lifetime: it ends). `writes` is how many writes the
+    /// table has had, as the last one said; 0 begins it anew. Gives how many it has now, or `None` if there were others
+    /// or the table was lost meanwhile: then it is incomplete, and must be begun anew with all its fields. One round
+    /// trip for each thousand fields or megabyte, each a write.
+    pub async fn write_table(
+        &self,
+        table: &str,
+        changes: &[TableChange],
+        writes: u64,
+        lifetime: Duration,
+    ) -> Result<Option<u64>, TtlError> {
+        forward!(self.write_table(table, changes, writes, lifetime))
+    }
+
+    /// Gives a table a new lifetime, and says how many writes it has had; 0 if it is not there.
+    pub async fn renew_table(&self, table: &str, lifetime: Duration) -> Result<u64, TtlError> {
+        forward!(self.renew_table(table, lifetime))
+    }
+
+    /// The values of these fields in each of these tables, in the orders given. One round trip (to each server).
+    pub async fn read_tables(
+        &self,
+        tables: &[String],
+        fields: &[String],
+    ) -> Result<Vec<Vec<Option<Vec<u8>>>>, TtlError> {
+        forward!(self.read_tables(tables, fields))
     }
 
     /// The keys under `prefix` (given without it) that end by their time, from now on.

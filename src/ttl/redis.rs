@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{sleep, timeout};
 
-use super::{RateDecision, TtlError, TtlLimits};
+use super::{LONGEST, RateDecision, TableChange, TtlError, TtlLimits};
 use crate::event::Millis;
 use crate::redis::{Backoff, Failure, Listening, OutageReport, Pools, RedisServers, Timing};
 
@@ -22,10 +22,14 @@ const KEY_PREFIX: &str = "ttl:";
 const LIMIT_PREFIX: &str = "limit:";
 /// Before every set, for the same reason.
 const SET_PREFIX: &str = "set:";
+/// Before every table.
+const TABLE_PREFIX: &str = "table:";
+/// The field in which a table counts its writes.
+const WRITES: &str = "";
 /// The most keys set in one pipeline, and members in one call: what Redis and this process must hold at once for it.
 const PIPELINE: usize = 1000;
-/// The longest time counted with. Redis refuses times beyond its range, and Lua counts exactly only to 2^53.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The most bytes of a table written in one pipeline; one field always fits.
+const PIPELINE_BYTES: usize = 1 << 20;
 /// The longest wait after a failed connect.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// How often the servers are checked with a PING (a frozen one never closes a connection) and the topology is queried.
@@ -210,6 +214,72 @@ impl RedisTtl {
         Ok(self.pools.call(&set, async |connection| members.invoke_async(connection).await).await?)
     }
 
+    pub async fn write_table(
+        &self,
+        table: &str,
+        changes: &[TableChange],
+        writes: u64,
+        lifetime: Duration,
+    ) -> Result<Option<u64>, TtlError> {
+        let table = self.table(table);
+        let lifetime = lifetime.min(LONGEST).as_millis() as u64;
+        let (mut writes, mut rest) = (writes, changes);
+        loop {
+            let part;
+            (part, rest) = rest.split_at(first_part(rest));
+            let pipeline = write_table(&table, part, writes, lifetime);
+            let (counted,): (u64,) =
+                self.pools.call(&table, async |connection| pipeline.query_async(connection).await).await?;
+            writes += 1;
+            if counted != writes {
+                return Ok(None);
+            }
+            if rest.is_empty() {
+                return Ok(Some(writes));
+            }
+        }
+    }
+
+    pub async fn renew_table(&self, table: &str, lifetime: Duration) -> Result<u64, TtlError> {
+        let table = self.table(table);
+        let mut renew = Pipeline::with_capacity(2);
+        renew.cmd("HGET").arg(&table).arg(WRITES);
+        renew.cmd("PEXPIRE").arg(&table).arg(lifetime.min(LONGEST).as_millis() as u64).ignore();
+        let (writes,): (Option<u64>,) =
+            self.pools.call(&table, async |connection| renew.query_async(connection).await).await?;
+        Ok(writes.unwrap_or(0))
+    }
+
+    pub async fn read_tables(
+        &self,
+        tables: &[String],
+        fields: &[String],
+    ) -> Result<Vec<Vec<Option<Vec<u8>>>>, TtlError> {
+        let mut read = vec![vec![None; fields.len()]; tables.len()];
+        if tables.is_empty() || fields.is_empty() {
+            return Ok(read);
+        }
+        let topology = self.pools.topology().await?;
+        let names = tables.iter().map(|table| self.table(table)).enumerate();
+        let parts = self.pools.by_master(&topology, names, |(_, name)| name)?;
+        let answers = try_join_all(parts.into_iter().map(async |(master, names)| {
+            let mut pipeline = Pipeline::with_capacity(names.len());
+            for (_, name) in &names {
+                pipeline.cmd("HMGET").arg(name).arg(fields);
+            }
+            let query = async |connection: &mut MultiplexedConnection| pipeline.query_async(connection).await;
+            let values: Vec<Vec<Option<Vec<u8>>>> = self.pools.call_at(&topology, master, query).await?;
+            Ok::<_, Failure>(names.into_iter().map(|(index, _)| index).zip(values).collect::<Vec<_>>())
+        }));
+        answers.await?.into_iter().flatten().for_each(|(index, values)| read[index] = values);
+        Ok(read)
+    }
+
+    /// A table's name in Redis.
+    fn table(&self, table: &str) -> String {
+        self.servers.name(&format!("{TABLE_PREFIX}{table}"))
+    }
+
     /// A set's name in Redis.
     fn set(&self, set: &str) -> String {
         self.servers.name(&format!("{SET_PREFIX}{set}"))
@@ -232,6 +302,42 @@ impl RedisTtl {
         tokio::spawn(subscriber.run());
         expirations
     }
+}
+
+/// How many of these changes are written in one pipeline.
+fn first_part(changes: &[TableChange]) -> usize {
+    let mut bytes = 0;
+    let fits = |(field, value): &&TableChange| {
+        bytes += field.len() + value.as_ref().map_or(0, Vec::len);
+        bytes <= PIPELINE_BYTES
+    };
+    changes.iter().take(PIPELINE).take_while(fits).count().max(1).min(changes.len())
+}
+
+/// Writes a table's fields and counts that, all or nothing: a table without a time would stay for ever.
+fn write_table(table: &str, changes: &[TableChange], writes: u64, lifetime: u64) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    pipeline.atomic();
+    if writes == 0 {
+        pipeline.cmd("DEL").arg(table).ignore();
+    }
+    let gone: Vec<&str> =
+        changes.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| &**name).collect();
+    if !gone.is_empty() {
+        pipeline.cmd("HDEL").arg(table).arg(gone).ignore();
+    }
+    if changes.iter().any(|(_, value)| value.is_some()) {
+        let set = pipeline.cmd("HSET").arg(table);
+        for (field, value) in changes {
+            if let Some(value) = value {
+                set.arg(field).arg(&value[..]);
+            }
+        }
+        set.ignore();
+    }
+    pipeline.cmd("HINCRBY").arg(table).arg(WRITES).arg(1);
+    pipeline.cmd("PEXPIRE").arg(table).arg(lifetime).ignore();
+    pipeline
 }
 
 fn set_until(keys: &[(String, &Vec<u8>, Millis)]) -> Pipeline {

@@ -107,9 +107,8 @@ async fn nobody_leaves_because_redis_is_emptied_or_away() {
     until_notices(&alice, &["[alice]", "+bob"]).await;
     let _third = Listener::start(&cluster.from(2), &cluster.bob, WATCH).await;
     for _ in 0..3 {
-        cluster.redis.ask(&["FLUSHALL"]).await;
-        assert!(cluster.redis.ask(&["DBSIZE"]).await.contains("int(0)"));
-        wait_until(DEADLINE, "all are entered again", async || {
+        assert_eq!(cluster.redis.query::<String>(&["FLUSHALL"]).await.unwrap(), "OK");
+        wait_until(DEADLINE, "all is shared again", async || {
             ask(&cluster, 0).await == Ok(vec!["alice".into(), "bob".into()])
         })
         .await;
@@ -119,7 +118,7 @@ async fn nobody_leaves_because_redis_is_emptied_or_away() {
     wait_until(DEADLINE, "who is there is not known", async || ask(&cluster, 0).await == Err(503)).await;
     sleep(LIFETIME).await;
     cluster.redis.restart().await;
-    wait_until(DEADLINE, "all are entered again", async || {
+    wait_until(DEADLINE, "all is shared again", async || {
         ask(&cluster, 2).await == Ok(vec!["alice".into(), "bob".into()])
     })
     .await;
@@ -128,16 +127,67 @@ async fn nobody_leaves_because_redis_is_emptied_or_away() {
     assert_eq!(notices(&bob), ["[alice bob]"]);
 }
 
-/// Messages on the bus may be lost, both that somebody came and that they left: the set is read.
+/// Notices may be lost, both that somebody came and that they left: the tables are read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_heard_is_found_in_the_set() {
+async fn what_was_not_heard_is_found_in_the_tables() {
     let cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
     let alice = Listener::start(&cluster.from(0), &cluster.alice, WATCH).await;
     until_notices(&alice, &["[alice]"]).await;
-    // Entered by a node that says nothing about it, and refreshes it no more.
+    // Written by a node that sends nothing about it, and renews it no more. A later version says more of each user.
     let ends = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + LIFETIME;
-    let (set, ends) = ("carillon:set:presence:chat/room", ends.as_millis().to_string());
-    cluster.redis.ask(&["ZADD", set, &ends, "silent dave"]).await;
+    let (table, ends) = ("carillon:table:presence:silent", ends.as_millis().to_string());
+    let users = r#"[{"id": 4, "name": "dave", "status": "away"}]"#;
+    cluster.redis.ask(&["HSET", table, "chat/room", users]).await;
+    cluster.redis.ask(&["PEXPIREAT", table, &ends]).await;
+    cluster.redis.ask(&["ZADD", "carillon:set:presence-nodes", &ends, "silent"]).await;
     until_notices(&alice, &["[alice]", "+dave"]).await;
     until_notices(&alice, &["[alice]", "+dave", "-dave"]).await;
+}
+
+/// Of topics that nobody watches nothing is read, and each node writes them as one table: what they cost is the same
+/// for ten as for a thousand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_nobody_watches_cost_nothing() {
+    const TOPICS: usize = 1_024;
+    let cluster = Cluster::start_with(&["--presence-seconds", "6"]).await;
+    let mut idle = Vec::new();
+    for number in 0..TOPICS / 32 {
+        let topics: Vec<_> = (0..32).map(|topic| format!("topic=chat/{number}/{topic}")).collect();
+        idle.push(Listener::start(&cluster.from(0), &cluster.alice, &topics.join("&")).await);
+    }
+    let fields = async || {
+        let tables: Vec<String> = cluster.redis.query(&["KEYS", "carillon:table:presence:*"]).await.unwrap();
+        let [table] = &tables[..] else { return 0 };
+        cluster.redis.query::<usize>(&["HLEN", table]).await.unwrap()
+    };
+    // One field more counts the writes.
+    wait_until(DEADLINE, "all topics are shared", async || fields().await == TOPICS + 1).await;
+    cluster.redis.ask(&["CONFIG", "RESETSTAT"]).await;
+    sleep(LIFETIME * 2).await;
+    assert_eq!(fields().await, TOPICS + 1, "the table was renewed");
+    let text: String = cluster.redis.query(&["INFO", "commandstats"]).await.unwrap();
+    let calls = |line: &str| line.split_once(":calls=")?.1.split_once(',')?.0.parse::<usize>().ok();
+    let calls: usize = text.lines().filter_map(calls).sum();
+    // Three nodes and what else they do with Redis.
+    assert!(calls < TOPICS / 2, "{calls} commands in two lifetimes");
+    // Who begins to watch one of them learns who is there.
+    let bob = Listener::start(&cluster.from(1), &cluster.bob, "topic=chat/3/7&presence=true").await;
+    until_notices(&bob, &["[alice bob]"]).await;
+    // A table that was lost in part is written again.
+    let tables: Vec<String> = cluster.redis.query(&["KEYS", "carillon:table:presence:*"]).await.unwrap();
+    for table in &tables {
+        cluster.redis.ask(&["DEL", table]).await;
+    }
+    let more = Listener::start(&cluster.from(0), &cluster.alice, "topic=chat/more").await;
+    wait_until(DEADLINE, "all is written again", async || {
+        let tables: Vec<String> = cluster.redis.query(&["KEYS", "carillon:table:presence:*"]).await.unwrap();
+        let mut fields = 0;
+        for table in &tables {
+            fields += cluster.redis.query::<usize>(&["HLEN", table]).await.unwrap() - 1;
+        }
+        fields == TOPICS + 2
+    })
+    .await;
+    assert_eq!(notices(&bob), ["[alice bob]"]);
+    drop(more);
 }

@@ -7,14 +7,16 @@ mod pool;
 mod sets;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use carillon::ttl::{RateDecision, Ttl, TtlLimits};
+use carillon::ttl::{RateDecision, TableChange, Ttl, TtlLimits};
 use sets::*;
 use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::RedisServer;
+use tables::*;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -64,6 +66,11 @@ suite!(
     a_large_set_is_entered_at_once_and_read_as_far_as_asked,
     a_full_set_loses_those_that_end_first,
     sets_meet_neither_keys_nor_expirations,
+    fields_are_those_written_and_not_removed,
+    whoever_alone_writes_a_table_learns_that_it_was_lost,
+    a_table_ends_as_a_whole_and_writing_or_renewing_it_begins_a_new_life,
+    a_large_table_is_written_in_parts,
+    tables_meet_neither_keys_nor_sets_nor_expirations,
 );
 
 fn memory(limits: &TtlLimits) -> Ttl {

@@ -19,7 +19,7 @@ use crate::account::Credential;
 use crate::delivery::frame::{Delivery, ServerEvent};
 use crate::event::{Audience, Cursor, Epoch, Position, Selector, Topic, UserId};
 pub use listener::{Closing, Listener, QueueItem, QueueRead, Subscription};
-pub use presence::Changes;
+pub use presence::{Changes, HereOnTopic};
 
 /// How many events are remembered that were taken back before they came.
 const MAX_RETRACTED: usize = 1_024;

@@ -1,11 +1,11 @@
 //! What presence needs of the hub: on which topics listeners came or went, and who must be sent who is there.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Hub, Listener, QueueItem, Routing};
 use crate::delivery::frame::ServerEvent;
-use crate::event::Topic;
+use crate::event::{Topic, UserId};
 
 /// What has changed since it was last taken. Marks only: a topic with many listeners is read once for all
 /// that came and went meanwhile.
@@ -15,6 +15,15 @@ pub struct Changes {
     pub topics: HashSet<Topic>,
     /// These, by their number, do not know who is there, or have lost it with their queue.
     pub unaware: HashMap<u64, Arc<Listener>>,
+}
+
+/// Who listens to a topic on this node.
+#[derive(Debug)]
+pub struct HereOnTopic {
+    /// Each once, by name.
+    pub users: BTreeMap<Arc<str>, UserId>,
+    /// Whether any of them wants to know who else is there.
+    pub is_watched: bool,
 }
 
 impl Routing {
@@ -47,15 +56,15 @@ impl Hub {
         std::mem::take(&mut self.lock().routing.presence)
     }
 
-    /// The names of those who listen to a topic here; each once.
-    pub fn names_on(&self, topic: &Topic) -> BTreeSet<Arc<str>> {
+    /// Who listens to a topic here.
+    pub fn here_on(&self, topic: &Topic) -> HereOnTopic {
         // Sorted without the lock: very many may listen, and routing waits for it.
-        let names: Vec<Arc<str>> = {
-            let guard = self.lock();
-            let listeners = guard.routing.by_topic.get(topic).into_iter().flatten();
-            listeners.map(|listener| listener.name.clone()).collect()
-        };
-        names.into_iter().collect()
+        let listeners: Vec<Arc<Listener>> =
+            self.lock().routing.by_topic.get(topic).cloned().unwrap_or_default();
+        HereOnTopic {
+            users: listeners.iter().map(|listener| (listener.name.clone(), listener.reader.user)).collect(),
+            is_watched: listeners.iter().any(|listener| listener.wants_presence),
+        }
     }
 
     /// Queues changes for those on a topic who know who was there before them.

@@ -226,7 +226,9 @@ fn changes_of_presence_go_to_those_who_know_who_is_there() {
     let changes = hub.take_presence();
     assert_eq!(changes.topics.iter().collect::<Vec<_>>(), [&topic]);
     assert_eq!(changes.unaware.keys().collect::<Vec<_>>(), [&watches.id]);
-    assert_eq!(hub.names_on(&topic), BTreeSet::from(["alice".into()]), "each name once");
+    let here = hub.here_on(&topic);
+    assert_eq!(here.users.keys().map(|name| &**name).collect::<Vec<_>>(), ["alice"], "each name once");
+    assert!(here.is_watched);
     hub.notify_presence(&topic, &body("too early"));
     hub.begin_presence(&watches, &body("who is there"));
     hub.notify_presence(&topic, &body("a change"));

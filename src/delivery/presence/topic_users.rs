@@ -5,8 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
+use crate::event::UserId;
+
 /// A user's name.
 pub type Name = Arc<str>;
+
+/// A user as nodes share them: what another version adds is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Who it is.
+    pub id: UserId,
+    /// Their name: what is shown.
+    pub name: Name,
+}
 
 /// The most places (a user on a node) known of one topic; of more, some are left out.
 pub const MAX_PLACES: usize = 20_000;
@@ -33,28 +46,30 @@ pub struct TopicUsers {
 #[derive(Debug, Default)]
 struct Places {
     here: Option<Here>,
-    /// Other nodes, and since when the shared set no longer shows the user there.
+    /// Other nodes, and since when their tables no longer show the user there.
     there: BTreeMap<String, Option<Instant>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Here {
-    Now,
+#[derive(Debug, Clone, Copy)]
+struct Here {
+    id: UserId,
     /// Gone since then, which may be a reload of the page.
-    Gone(Instant),
+    gone: Option<Instant>,
 }
 
 impl TopicUsers {
     /// Who listens on this node now. Gives those who are new here.
-    pub fn here(&mut self, names: &BTreeSet<Name>, now: Instant) -> Vec<Name> {
+    pub fn here(&mut self, users: &BTreeMap<Name, UserId>, now: Instant) -> Vec<Name> {
         for (name, places) in &mut self.users {
-            if places.here == Some(Here::Now) && !names.contains(name) {
-                places.here = Some(Here::Gone(now));
+            if let Some(here) = &mut places.here
+                && !users.contains_key(name)
+            {
+                here.gone.get_or_insert(now);
             }
         }
         let mut new = Vec::new();
-        for name in names {
-            if self.change(name, |places| places.here.replace(Here::Now)).is_none() {
+        for (name, &id) in users {
+            if self.change(name, |places| places.here.replace(Here { id, gone: None })).is_none() {
                 new.push(name.clone());
             }
         }
@@ -63,8 +78,7 @@ impl TopicUsers {
 
     /// Those who have been gone from this node for `grace`: they are here no more.
     pub fn left(&mut self, now: Instant, grace: Duration) -> Vec<Name> {
-        let is_over =
-            |places: &Places| matches!(places.here, Some(Here::Gone(since)) if now >= since + grace);
+        let is_over = |places: &Places| places.gone().is_some_and(|since| now >= since + grace);
         let left: Vec<Name> =
             self.users.iter().filter(|(_, places)| is_over(places)).map(|(name, _)| name.clone()).collect();
         for name in &left {
@@ -75,16 +89,13 @@ impl TopicUsers {
 
     /// When the next of those gone from this node will have been gone for `grace`.
     pub fn next_left(&self, grace: Duration) -> Option<Instant> {
-        let ends = self.users.values().filter_map(|places| match places.here {
-            Some(Here::Gone(since)) => Some(since + grace),
-            _ => None,
-        });
-        ends.min()
+        self.users.values().filter_map(|places| Some(places.gone()? + grace)).min()
     }
 
     /// Everybody on this node, those included who may only be reloading.
-    pub fn all_here(&self) -> Vec<Name> {
-        self.users.iter().filter(|(_, places)| places.here.is_some()).map(|(name, _)| name.clone()).collect()
+    pub fn all_here(&self) -> Vec<User> {
+        let here = |(name, places): (&Name, &Places)| Some(User { id: places.here?.id, name: name.clone() });
+        self.users.iter().filter_map(here).collect()
     }
 
     /// Another node sent who came to it and who left it.
@@ -97,8 +108,8 @@ impl TopicUsers {
         }
     }
 
-    /// The shared set showed these places on other nodes. Who is not among them counts as gone only when missing for
-    /// `patience`: longer than it takes a node to enter its users again, so that an emptied set drives nobody out.
+    /// The tables showed these places on other nodes. Who is not among them counts as gone only when missing for
+    /// `patience`: longer than it takes a node to write a lost table again, so that an emptied Redis drives nobody out.
     pub fn read(&mut self, places: &[(String, String)], now: Instant, patience: Duration) {
         let shown: BTreeSet<(&str, &str)> = places.iter().map(|(node, name)| (&**node, &**name)).collect();
         for (node, name) in &shown {
@@ -184,6 +195,11 @@ impl TopicUsers {
 }
 
 impl Places {
+    /// Since when the user is gone from this node, if they were here.
+    fn gone(&self) -> Option<Instant> {
+        self.here?.gone
+    }
+
     fn count(&self) -> usize {
         usize::from(self.here.is_some()) + self.there.len()
     }

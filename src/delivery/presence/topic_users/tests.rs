@@ -4,8 +4,8 @@ use Change::{Join, Leave};
 const GRACE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn names(names: &[&str]) -> BTreeSet<Name> {
-    names.iter().map(|name| Name::from(*name)).collect()
+fn names(names: &[&str]) -> BTreeMap<Name, UserId> {
+    names.iter().zip(1..).map(|(name, id)| (Name::from(*name), id)).collect()
 }
 
 fn list(names: &[&str]) -> Vec<Name> {
@@ -33,14 +33,15 @@ fn who_reloads_neither_leaves_nor_joins() {
     assert_eq!(topic.next_left(GRACE), Some(now + GRACE));
     assert!(topic.left(now + GRACE / 2, GRACE).is_empty());
     assert_eq!(users(&topic), ["alice", "bob"]);
-    assert!(topic.here(&names(&["alice", "bob"]), now + GRACE / 2).is_empty(), "nothing to enter again");
+    assert!(topic.here(&names(&["alice", "bob"]), now + GRACE / 2).is_empty(), "nothing to write again");
     assert!(topic.left(now + GRACE * 2, GRACE).is_empty() && topic.take_changes().is_empty());
     topic.here(&names(&["bob"]), now + GRACE * 2);
     // Gone since then, whatever else changes meanwhile.
     topic.here(&names(&["bob", "carol"]), now + GRACE * 5 / 2);
     assert_eq!(topic.left(now + GRACE * 3, GRACE), list(&["alice"]));
     assert_eq!(topic.take_changes(), [Leave("alice".into()), Join("carol".into())]);
-    assert_eq!(topic.all_here(), list(&["bob", "carol"]));
+    let user = |id, name: &str| User { id, name: name.into() };
+    assert_eq!(topic.all_here(), [user(1, "bob"), user(2, "carol")]);
 }
 
 #[test]
@@ -71,12 +72,12 @@ fn what_was_undone_before_it_was_sent_is_not_sent() {
 }
 
 #[test]
-fn who_is_missing_from_the_set_leaves_only_after_a_while() {
+fn who_is_missing_from_the_tables_leaves_only_after_a_while() {
     let (mut topic, now) = (TopicUsers::default(), Instant::now());
     topic.here(&names(&["here"]), now);
     topic.read(&places(&[("n2", "alice"), ("n2", "bob"), ("n3", "bob")]), now, PATIENCE);
     assert_eq!(topic.take_changes().len(), 3);
-    // Emptied; then n3 has entered its users again, n2 was killed.
+    // Emptied; then n3 has written its table again, n2 was killed.
     topic.read(&[], now, PATIENCE);
     topic.read(&[], now + PATIENCE / 2, PATIENCE);
     topic.read(&places(&[("n3", "bob")]), now + PATIENCE * 3 / 4, PATIENCE);
@@ -89,7 +90,7 @@ fn who_is_missing_from_the_set_leaves_only_after_a_while() {
     topic.read(&[], now + PATIENCE * 3, PATIENCE);
     assert_eq!(users(&topic), ["bob", "here"]);
     topic.read(&[], now + PATIENCE * 4, PATIENCE);
-    assert_eq!(users(&topic), ["here"], "the set says nothing of this node's own");
+    assert_eq!(users(&topic), ["here"], "the tables say nothing of this node's own");
 }
 
 #[test]
