@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::event::Position;
+use crate::event::{Applied, Position};
 use crate::store::clock::Clock;
 use crate::store::{LogState, Store, StoreError};
 
@@ -45,9 +45,12 @@ impl Progress {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Reads where the log stands, and learns the database's time and health from it.
-    pub async fn log_state(&self, store: &Store) -> Result<LogState, StoreError> {
-        let state = store.log_state().await;
+    /// Reads where the log stands, compared with what was applied of it, and learns the database's time and health.
+    pub async fn log_state(&self, store: &Store, applied: Option<&Applied>) -> Result<LogState, StoreError> {
+        let state = match applied {
+            Some(applied) => store.compare(applied).await,
+            None => store.log_state().await,
+        };
         self.store_ok.store(state.is_ok(), Ordering::Relaxed);
         if let Ok(state) = &state {
             self.clock.set(state.now);

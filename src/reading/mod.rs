@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::account::User;
 use crate::bus::Notifier;
 use crate::bus::message::{Notice, user_channel};
-use crate::event::{Audience, Cursor, EventType, Position, UserId};
+use crate::event::{Audience, EventType, Position, UserId};
 use crate::identity::topic_rules::TopicRules;
 use crate::store::{Found, InboxEntry, InboxQuery, Reader, Store, StoreError};
 
@@ -57,7 +57,7 @@ impl Inbox {
         entries.truncate(limit as usize);
         let last = entries.last().filter(|_| has_more).map(|e| (e.event.priority, e.event.position));
         let next = last.or(found.looked_up_to).map(|(priority, position)| format!("{priority}-{position}"));
-        Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
+        Ok(InboxPage { entries, next, cursor: state.cursor().to_string() })
     }
 
     /// How many unread events a reader has of each type, most first; at most `limit` types.

@@ -55,12 +55,13 @@ impl Store {
         let scanned: Scanned<Event> = self.scan(&scan).await?;
         // Who stops at the limit knows nothing of what lies behind the last position looked at.
         let is_cut = scan.limit.is_some_and(|limit| scanned.looked_at >= i64::from(limit));
-        let end = match scanned.last {
-            Some(last) if is_cut => last,
-            None if is_cut => scan.after,
-            _ => scan.up_to.max(scan.after),
+        let Scanned { found: events, last, floor, after_id, end_id, .. } = scanned;
+        let (end, end_id) = match last {
+            Some(last) if is_cut => (last, end_id),
+            _ if is_cut || scan.up_to <= scan.after => (scan.after, after_id),
+            _ => (scan.up_to, end_id),
         };
-        Ok(Page { events: scanned.found, end, floor: scanned.floor })
+        Ok(Page { events, end, floor, after_id, end_id })
     }
 
     /// By priority, each is read for itself, from the highest down. Looks at events until the page is full.

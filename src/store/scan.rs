@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use uuid::Uuid;
+
 use super::Reader;
 use crate::event::{Position, Priority, Selector, UserId};
 
@@ -88,11 +90,15 @@ pub(super) struct Scanned<T> {
     pub(super) last: Option<Position>,
     /// Everything at or below it had been removed by retention.
     pub(super) floor: Option<Position>,
+    /// The id of the event at the position above which the scan began. Of scans from the newest down it is not told.
+    pub(super) after_id: Option<Uuid>,
+    /// The id of the event up to which the scan is complete, also not told of those.
+    pub(super) end_id: Option<Uuid>,
 }
 
 impl<T> Default for Scanned<T> {
     fn default() -> Self {
-        Self { found: Vec::new(), looked_at: 0, last: None, floor: None }
+        Self { found: Vec::new(), looked_at: 0, last: None, floor: None, after_id: None, end_id: None }
     }
 }
 
@@ -147,8 +153,9 @@ fn receipt(reader: &str) -> String {
 }
 
 impl Dialect {
-    /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`; one for each event
-    /// that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
+    /// The statement of a scan: at least one row, each with `looked_at`, `last_position` and `floor`, and of a scan from
+    /// the oldest up `after_id` and `end_id`; one for each event that fits, with [`EVENT_COLUMNS`], `users`, `topics` and
+    /// `read_at`.
     pub(super) fn scan(&self, scan: &Scan<'_>) -> String {
         let (order, last) = if scan.newest_first { ("desc", "min") } else { ("asc", "max") };
         let Self { now, materialized, no_types, .. } = self;
@@ -177,10 +184,19 @@ impl Dialect {
         if scan.is_by_position() {
             let _ = write!(wanted, " and ({})", self.targets(scan.selector));
         }
+        let ends = match scan.newest_first {
+            true => String::new(),
+            // In the same statement as the events: between two of them the log may become another.
+            false => ", (select b.id from events b where b.position = $1) as after_id,
+                (select b.id from events b where b.position = case
+                    when counted.looked_at >= $5 then counted.last_position else $2 end) as end_id"
+                .to_owned(),
+        };
         format!(
             "with {scanned},
-            edge as {materialized} (select count(*) as looked_at, {last}(position) as last_position from scanned)
-            select edge.looked_at, edge.last_position, (select floor from log_state) as floor, w.*
+            counted as {materialized} (select count(*) as looked_at, {last}(position) as last_position from scanned),
+            edge as {materialized} (select counted.*, (select floor from log_state) as floor{ends} from counted)
+            select edge.*, w.*
             from edge left join (
                 select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
                 from (

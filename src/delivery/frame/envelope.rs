@@ -4,13 +4,11 @@
 use bytes::Bytes;
 
 use super::Frame;
-use crate::event::{Epoch, Event, Shown};
-use crate::failpoint::is_armed;
+use crate::event::{Cursor, Event, Shown};
 
-/// The frame that carries `event`, with its own position as the cursor.
-pub(super) fn encode(epoch: &Epoch, event: &Event) -> Frame {
-    let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
-    let id = format!("id: {epoch}-{}\n", event.position + ahead);
+/// The frame that carries `event`.
+pub(super) fn encode(cursor: &Cursor, event: &Event) -> Frame {
+    let id = super::id_line(cursor);
     let body_at = id.len();
     let mut out = Vec::with_capacity(body_at + super::frame_size(event));
     out.extend_from_slice(id.as_bytes());

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::event::{Cursor, Epoch, Event, Position};
+use crate::event::{Checkpoint, Cursor, Epoch, Event, Position};
+use crate::failpoint::is_armed;
 pub use server_event::ServerEvent;
 
 /// A frame with its `id:` line in front, so that a connection may use it whole or put another `id:` before it.
@@ -36,6 +37,7 @@ impl Frame {
 pub struct Delivery {
     epoch: Epoch,
     event: Event,
+    has_digest: bool,
     envelope: OnceLock<Frame>,
 }
 
@@ -45,7 +47,12 @@ const AROUND_DATA: usize = 256;
 impl Delivery {
     /// Of an event of this history.
     pub fn new(epoch: &Epoch, event: Event) -> Self {
-        Self { epoch: epoch.clone(), event, envelope: OnceLock::new() }
+        Self { epoch: epoch.clone(), event, has_digest: false, envelope: OnceLock::new() }
+    }
+
+    /// The same; its frames' cursors have a digest if `has_digest`.
+    pub fn with_digest(self, has_digest: bool) -> Self {
+        Self { has_digest, ..self }
     }
 
     /// The event.
@@ -63,6 +70,19 @@ impl Delivery {
         self.epoch == *epoch
     }
 
+    /// The event with its position and id.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::new(self.event.position, self.event.id)
+    }
+
+    /// What its frames have as `id:`, unless others were overtaken.
+    fn cursor(&self) -> Cursor {
+        let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
+        let cursor = Cursor::at(self.epoch.clone(), self.checkpoint());
+        let cursor = Cursor { position: cursor.position + ahead, ..cursor };
+        if self.has_digest { cursor } else { cursor.without_digest() }
+    }
+
     /// How long its frame is, in bytes, about: known without encoding it.
     pub fn frame_size(&self) -> usize {
         frame_size(&self.event)
@@ -70,7 +90,7 @@ impl Delivery {
 
     /// Its frame in the envelope form.
     pub fn envelope(&self) -> &Frame {
-        self.envelope.get_or_init(|| envelope::encode(&self.epoch, &self.event))
+        self.envelope.get_or_init(|| envelope::encode(&self.cursor(), &self.event))
     }
 }
 
