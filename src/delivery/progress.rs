@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::event::Position;
+use crate::event::{Applied, Position};
 use crate::store::clock::Clock;
 use crate::store::{LogState, SHARED_SESSIONS, Store, StoreError};
 
@@ -49,9 +49,12 @@ impl Progress {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Reads where the log stands, and learns the database's time and health from it.
-    pub async fn log_state(&self, store: &Store) -> Result<LogState, StoreError> {
-        let state = store.log_state().await;
+    /// Reads where the log stands, compared with what was applied of it, and learns the database's time and health.
+    pub async fn log_state(&self, store: &Store, applied: Option<&Applied>) -> Result<LogState, StoreError> {
+        let state = match applied {
+            Some(applied) => store.compare(applied).await,
+            None => store.log_state().await,
+        };
         let trouble = state.as_ref().err().map(|error| match error {
             StoreError::SharedSessions => SHARED_SESSIONS,
             _ => UNREACHABLE,

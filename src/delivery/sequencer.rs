@@ -3,7 +3,9 @@
 //!
 //! It keeps `applied`, the last position handed to listeners, and moves it only over positions of which it has
 //! everything that concerns a listener here. Announcements chain: each speaks of `(previous, last]`, so that
-//! holes in positions are no gaps and a lost announcement is seen by the next one.
+//! holes in positions are no gaps and a lost announcement is seen by the next one. It must also name the event at
+//! `previous` as it was applied: a log that has lost its end gives positions out again. What does not is dropped, and
+//! the read in its place asks the store, which knows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use super::frame::{Delivery, frame_size};
 use super::reorder_buffer::ReorderBuffer;
 use crate::bus::message::{Announcement, EventCopy};
-use crate::event::{Audience, Epoch, Event, Position, UserId};
+use crate::event::{Audience, Checkpoint, Epoch, Event, Position, UserId};
 
 /// A moment, in milliseconds of any steady clock.
 pub type Moment = u64;
@@ -47,15 +49,15 @@ pub enum Output {
         /// Every position since the last `applied` with its audience; `None` if not all are known.
         routes: Option<Vec<(Position, Audience)>>,
         /// The new `applied`.
-        applied: Position,
+        applied: Checkpoint,
     },
-    /// Read `(after, up_to]` for the audiences here and answer with [`Sequencer::page`] or
-    /// [`Sequencer::read_failed`].
+    /// Read `(after, up_to]` for the audiences here and answer with [`Sequencer::page`], or with
+    /// [`Sequencer::read_failed`], also if the event at `after` is not there any more.
     Read {
         /// Exclusive.
-        after: Position,
+        after: Checkpoint,
         /// Inclusive.
-        up_to: Position,
+        up_to: Checkpoint,
     },
 }
 
@@ -65,9 +67,11 @@ pub struct Sequencer {
     limits: SequencerLimits,
     /// Of the events that it hands on.
     epoch: Epoch,
-    applied: Position,
+    /// Whether their frames have cursors with a digest.
+    has_digests: bool,
+    applied: Checkpoint,
     /// The highest head known. Final, so the store may be read up to it.
-    head: Position,
+    head: Checkpoint,
     /// By `previous`, with the moment it came.
     pending: ReorderBuffer<(Moment, Announcement)>,
     copies: ReorderBuffer<EventCopy>,
@@ -75,40 +79,48 @@ pub struct Sequencer {
     head_since: Moment,
     /// The bus may be losing messages: do not wait for it.
     is_degraded: bool,
-    reading: bool,
+    /// What the read that is under way comes after.
+    reading: Option<Position>,
     not_before: Moment,
 }
 
 impl Sequencer {
     /// Begins where everything up to `applied` is done.
-    pub fn new(limits: SequencerLimits, epoch: Epoch, applied: Position) -> Self {
+    pub fn new(limits: SequencerLimits, epoch: Epoch, applied: impl Into<Checkpoint>) -> Self {
+        let applied = applied.into();
         Self {
             pending: ReorderBuffer::new(limits.pending, limits.bytes),
             copies: ReorderBuffer::new(limits.copies, limits.bytes),
             limits,
             epoch,
+            has_digests: false,
             applied,
             head: applied,
             head_since: 0,
             is_degraded: false,
-            reading: false,
+            reading: None,
             not_before: 0,
         }
     }
 
-    /// The last position handed to listeners.
-    pub fn applied(&self) -> Position {
+    /// The last position handed to listeners, and the event there.
+    pub fn applied(&self) -> Checkpoint {
         self.applied
     }
 
     /// How far behind the highest known head.
     pub fn lag(&self) -> Position {
-        self.head - self.applied
+        self.head.position - self.applied.position
+    }
+
+    /// Whether cursors are written with a digest from now on.
+    pub fn set_digests(&mut self, has_digests: bool) {
+        self.has_digests = has_digests;
     }
 
     /// A copy of an event came on a target's channel.
     pub fn copy(&mut self, copy: EventCopy) {
-        if copy.position <= self.applied {
+        if copy.position <= self.applied.position {
             return;
         }
         self.copies.insert(copy.position, size_of::<EventCopy>() + copy.data.len(), copy);
@@ -118,11 +130,11 @@ impl Sequencer {
         }
     }
 
-    /// An announcement came.
-    pub fn announcement(&mut self, announcement: Announcement, now: Moment) {
-        self.head = self.head.max(announcement.last);
-        if announcement.last <= self.applied {
-            return;
+    /// An announcement came. Whether it shows by itself that the log is not the one that was applied.
+    pub fn announcement(&mut self, announcement: Announcement, now: Moment) -> bool {
+        self.head = furthest(self.head, announcement.last());
+        if announcement.last <= self.applied.position {
+            return differ(announcement.last(), self.applied);
         }
         let carried: usize = announcement.carried.iter().map(size).sum();
         let elsewhere: usize =
@@ -134,11 +146,13 @@ impl Sequencer {
             self.pending.pop_last();
             metrics::counter!("carillon_sequencer_announcements_dropped_total").increment(1);
         }
+        false
     }
 
     /// The store was asked for its head.
-    pub fn head(&mut self, head: Position, now: Moment) {
-        if head > self.head {
+    pub fn head(&mut self, head: impl Into<Checkpoint>, now: Moment) {
+        let head = head.into();
+        if head.position > self.head.position {
             self.head = head;
             self.head_since = now;
         }
@@ -149,19 +163,20 @@ impl Sequencer {
         self.is_degraded = is_degraded;
     }
 
-    /// The store answered a read: all events up to `end` that concern the audiences asked for.
-    pub fn page(&mut self, events: Vec<Arc<Delivery>>, end: Position) -> Option<Output> {
-        self.reading = false;
-        if end <= self.applied {
+    /// The store answered a read: all events up to `end` that concern the audiences asked for, in a log that has the
+    /// event after which the read began. If what was missing has come meanwhile, it says nothing about that, and is not
+    /// used.
+    pub fn page(&mut self, events: Vec<Arc<Delivery>>, end: impl Into<Checkpoint>) -> Option<Output> {
+        let (after, end) = (self.reading.take(), end.into());
+        if after != Some(self.applied.position) || end.position <= self.applied.position {
             return None;
         }
-        let events = events.into_iter().filter(|e| e.position() > self.applied).collect();
         Some(self.apply(events, None, end))
     }
 
     /// The store did not answer.
     pub fn read_failed(&mut self, now: Moment) {
-        self.reading = false;
+        self.reading = None;
         self.not_before = now + self.limits.retry_after;
     }
 
@@ -171,24 +186,30 @@ impl Sequencer {
         let mut outputs = Vec::new();
         // While the store is read, too: what is missing may still come, and a store that is slow holds nothing up.
         loop {
-            self.pending.drop_while(|_, (_, a)| a.last <= self.applied);
-            let follows = self.pending.first().filter(|(previous, _)| *previous <= self.applied);
+            let applied = self.applied.position;
+            self.pending.drop_while(|_, (_, a)| a.last <= applied);
+            let follows = self.pending.first().filter(|(previous, _)| *previous <= applied);
             let Some((_, (_, announcement))) = follows else { break };
+            if !self.continues(announcement) {
+                metrics::counter!("carillon_sequencer_announcements_mismatched_total").increment(1);
+                self.pending.pop_first();
+                continue;
+            }
             if !self.is_complete(announcement, &concerns) {
-                let last = announcement.last;
+                let last = announcement.last();
                 outputs.extend(self.read(now, last));
                 return outputs;
             }
             let Some((_, announcement)) = self.pending.pop_first() else { break };
-            let last = announcement.last;
+            let last = announcement.last();
             let (events, routes) = self.take(announcement);
             outputs.push(self.apply(events, Some(routes), last));
         }
-        if self.head <= self.applied {
+        if self.head.position <= self.applied.position {
             return outputs;
         }
         // The gap is known since what stands behind it came.
-        let behind = self.pending.first().map(|(previous, (since, _))| (previous, *since));
+        let behind = self.pending.first().map(|(_, (since, announcement))| (announcement.previous(), *since));
         let (up_to, since) = behind.unwrap_or((self.head, self.head_since));
         if self.has_waited(since, now) {
             outputs.extend(self.read(now, up_to));
@@ -203,7 +224,7 @@ impl Sequencer {
 
     /// Whether time alone may bring something to do.
     pub fn is_waiting(&self) -> bool {
-        !self.reading && self.head > self.applied
+        self.reading.is_none() && self.head.position > self.applied.position
     }
 
     /// Whether more announcements or payloads would push others out.
@@ -214,19 +235,26 @@ impl Sequencer {
     /// Reads this far, and as far as there are gaps that have had their time: one read for all of them. Gap by gap,
     /// a node that announces nothing for a while would put all others ever further behind. What the announcement
     /// behind the last of them brings need not be read.
-    fn read(&mut self, now: Moment, up_to: Position) -> Option<Output> {
-        if self.reading || now < self.not_before {
+    fn read(&mut self, now: Moment, up_to: Checkpoint) -> Option<Output> {
+        if self.reading.is_some() || now < self.not_before {
             return None;
         }
         let waited = self.pending.iter().filter(|(_, (since, _))| self.has_waited(*since, now));
-        let up_to = waited.map(|(previous, _)| previous).fold(up_to, Position::max);
-        self.reading = true;
+        let up_to = waited.map(|(_, (_, announcement))| announcement.previous()).fold(up_to, furthest);
+        self.reading = Some(self.applied.position);
         Some(Output::Read { after: self.applied, up_to })
+    }
+
+    /// Whether an announcement goes on from what was applied. One of an older program, which names no event before it, is
+    /// believed; so is one where nothing stands there, since retention removed it.
+    fn continues(&self, announcement: &Announcement) -> bool {
+        let previous = announcement.previous();
+        previous.id.is_none() || previous.position == self.applied.position && !differ(previous, self.applied)
     }
 
     /// Whether everything of an announcement above `applied` that concerns somebody here has come.
     fn is_complete(&self, announcement: &Announcement, concerns: impl Fn(&Audience) -> bool) -> bool {
-        let new = announcement.elsewhere.iter().filter(|(position, _)| *position > self.applied);
+        let new = announcement.elsewhere.iter().filter(|(position, _)| *position > self.applied.position);
         new.filter(|(_, audience)| concerns(audience))
             .all(|(position, _)| self.copies.get(*position).is_some())
     }
@@ -235,12 +263,12 @@ impl Sequencer {
     fn take(&mut self, announcement: Announcement) -> (Vec<Arc<Delivery>>, Vec<(Position, Audience)>) {
         let mut events: BTreeMap<Position, Event> = BTreeMap::new();
         let mut routes = Vec::new();
-        for event in announcement.carried.into_iter().filter(|event| event.position > self.applied) {
+        for event in announcement.carried.into_iter().filter(|event| event.position > self.applied.position) {
             routes.push((event.position, event.audience.clone()));
             events.insert(event.position, event);
         }
         for (position, audience) in announcement.elsewhere {
-            if position <= self.applied {
+            if position <= self.applied.position {
                 continue;
             }
             // One that came without a listener here is for nobody, and is dropped by routing.
@@ -250,7 +278,8 @@ impl Sequencer {
             routes.push((position, audience));
         }
         routes.sort_unstable_by_key(|(position, _)| *position);
-        let events = events.into_values().map(|event| Arc::new(Delivery::new(&self.epoch, event))).collect();
+        let delivery = |event| Arc::new(Delivery::new(&self.epoch, event).with_digest(self.has_digests));
+        let events = events.into_values().map(delivery).collect();
         (events, routes)
     }
 
@@ -258,13 +287,23 @@ impl Sequencer {
         &mut self,
         events: Vec<Arc<Delivery>>,
         routes: Option<Vec<(Position, Audience)>>,
-        applied: Position,
+        applied: Checkpoint,
     ) -> Output {
         self.applied = applied;
-        self.head = self.head.max(applied);
-        self.copies.drop_while(|position, _| position <= applied);
+        self.head = furthest(self.head, applied);
+        self.copies.drop_while(|position, _| position <= applied.position);
         Output::Apply { events, routes, applied }
     }
+}
+
+/// The one of the two that is further.
+fn furthest(one: Checkpoint, other: Checkpoint) -> Checkpoint {
+    if other.position > one.position { other } else { one }
+}
+
+/// Whether two checkpoints are of different histories: at one position, different events.
+fn differ(one: Checkpoint, other: Checkpoint) -> bool {
+    one.position == other.position && one.id.is_some() && other.id.is_some() && one.id != other.id
 }
 
 /// What an event takes in memory, about.

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use crate::delivery::frame::{COMMENT, Delivery, Form, ServerEvent};
 use crate::delivery::hub::{Closing, Fence, Hub, Listener, QueueItem, QueueRead, Refused};
-use crate::event::{Cursor, Millis, Position};
+use crate::event::{Checkpoint, Cursor, Millis};
+use crate::failpoint::is_armed;
 use crate::store::clock::Clock;
 use crate::store::{Store, StoreError};
 use history::History;
@@ -97,6 +98,12 @@ impl Streams {
         self.delivered.load(Ordering::Relaxed)
     }
 
+    /// A cursor in the form that is written.
+    fn written(&self, cursor: &Cursor) -> Cursor {
+        let cursor = cursor.clone();
+        if self.hub.has_digests() { cursor } else { cursor.without_digest() }
+    }
+
     /// How long a browser waits before it reconnects.
     pub fn retry(&self) -> Duration {
         self.limits.retry
@@ -105,12 +112,15 @@ impl Streams {
     /// Opens a stream.
     pub fn open(self: &Arc<Self>, request: StreamRequest) -> Result<EventStream, Refused> {
         let StreamRequest { subscription, resume, history, has_heartbeats, form, retry, ignored } = request;
+        let is_blind = is_armed("compare_off");
+        let resume =
+            resume.map(|resume| resume.map(|cursor| if is_blind { cursor.without_digest() } else { cursor }));
         let cursor = resume.as_ref().and_then(|resume| resume.as_ref().ok());
         let (listener, fence) = self.hub.register(subscription, cursor)?;
         let mut stream = EventStream {
             shared: self.clone(),
             listener,
-            cursor: Cursor::at(fence.epoch.clone(), fence.at),
+            cursor: Cursor::at(fence.epoch.clone(), fence.checkpoint()),
             is_cursor_sent: false,
             out: VecDeque::new(),
             phase: Phase::Live,
@@ -138,7 +148,7 @@ enum Phase {
     /// Reading the last so many events of each topic, up to this fence.
     Recalling(Recalling, Fence, u32),
     /// Reading a page, after which the backlog ends at this fence.
-    Replaying(Reading, Position),
+    Replaying(Reading, Checkpoint),
     /// The last bytes are on their way.
     Ended,
 }
@@ -175,7 +185,7 @@ impl EventStream {
     /// Puts the first frame of the stream in front of what waits already.
     fn connected(&mut self, ignored: &[String]) {
         let connected = ServerEvent::connected(Uuid::now_v7(), self.cursor.position, ignored, self.retry);
-        self.out.push_front(Ready::Frame(connected.frame(self.cursor_in_force())));
+        self.out.push_front(Ready::Frame(connected.frame(self.cursor_in_force().as_ref())));
         self.is_cursor_sent = self.cursor_in_force().is_some();
     }
 
@@ -204,10 +214,10 @@ impl EventStream {
     }
 
     /// What the `id:` of a frame says now. There is none before the history is sent: after a break it begins again.
-    fn cursor_in_force(&self) -> Option<&Cursor> {
+    fn cursor_in_force(&self) -> Option<Cursor> {
         match self.phase {
             Phase::Recalling(..) => None,
-            _ => Some(&self.cursor),
+            _ => Some(self.shared.written(&self.cursor)),
         }
     }
 
@@ -221,34 +231,33 @@ impl EventStream {
             None
         };
         if let Some(reason) = lost {
-            self.cursor = Cursor::at(fence.epoch.clone(), fence.at);
+            self.cursor = Cursor::at(fence.epoch.clone(), fence.checkpoint());
             return self.reset(reason);
         }
         self.cursor = cursor;
-        // A cursor beyond this node is checked against the log: one that lost its end would have
-        // the stream leave out whatever comes up to there.
-        if self.cursor.furthest() <= fence.at && (fence.missed_nothing || self.cursor.position >= fence.at) {
-            self.reach(fence.at);
+        // What this node does not know itself is checked against the log: one that lost its end would have
+        // the stream leave out whatever has come up to there since.
+        if self.cursor.furthest() <= fence.at && fence.missed_nothing {
+            self.reach(fence.checkpoint());
         } else {
-            self.replay_to(fence.at);
+            self.replay_to(fence.checkpoint());
         }
     }
 
-    /// Everything up to `position` has been sent (or was not for this listener).
-    fn reach(&mut self, position: Position) {
-        if position > self.cursor.position {
-            self.cursor.position = position;
-            self.cursor.overtaken.retain(|ahead| *ahead > position);
+    /// Everything up to `here` has been sent (or was not for this listener).
+    fn reach(&mut self, here: Checkpoint) {
+        if here.position > self.cursor.position {
+            self.cursor.reach(here);
             self.is_cursor_sent = false;
         }
     }
 
-    fn next_page(&self, up_to: Position) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
+    fn next_page(&self, up_to: Checkpoint) -> impl Future<Output = Result<Backlog, StoreError>> + use<> {
         let (shared, listener) = (self.shared.clone(), self.listener.clone());
-        shared.read(listener, self.cursor.clone(), up_to, self.limit, self.form)
+        shared.read(listener, self.cursor.clone(), up_to.position, self.limit, self.form)
     }
 
-    fn replay_to(&mut self, up_to: Position) {
+    fn replay_to(&mut self, up_to: Checkpoint) {
         let reading = self.next_page(up_to);
         self.phase = Phase::Replaying(Box::pin(reading), up_to);
     }
@@ -256,12 +265,12 @@ impl EventStream {
     /// Reports that what came before cannot be delivered.
     fn reset(&mut self, reason: &str) {
         metrics::counter!("carillon_resets_total", "reason" => reason.to_owned()).increment(1);
-        self.send(&ServerEvent::reset(reason, &self.cursor));
+        self.send(&ServerEvent::reset(reason, &self.shared.written(&self.cursor)));
     }
 
     fn send(&mut self, event: &ServerEvent) {
         let cursor = self.cursor_in_force();
-        let (frame, is_cursor_sent) = (event.frame(cursor), cursor.is_some());
+        let (frame, is_cursor_sent) = (event.frame(cursor.as_ref()), cursor.is_some());
         self.out.push_back(Ready::Frame(frame));
         self.is_cursor_sent = is_cursor_sent;
     }
@@ -311,7 +320,7 @@ impl EventStream {
     }
 
     /// One page of backlog came, or the store failed.
-    fn replayed(&mut self, answer: Result<Backlog, StoreError>, up_to: Position) {
+    fn replayed(&mut self, answer: Result<Backlog, StoreError>, up_to: Checkpoint) {
         match answer {
             Ok(Backlog::Lost(reason)) => {
                 self.cursor = Cursor::at(self.cursor.epoch.clone(), up_to);
@@ -325,7 +334,7 @@ impl EventStream {
                 self.out.extend(frames.map(|(frame, expires_at)| Ready::Event(frame, expires_at)));
                 self.cursor = replay.end;
                 self.limit = replay.next_limit;
-                if self.cursor.position >= up_to {
+                if self.cursor.position >= up_to.position {
                     self.reach(up_to);
                     self.phase = Phase::Live;
                     self.send_heartbeat();
@@ -352,10 +361,10 @@ impl EventStream {
             match item {
                 QueueItem::Server(event) => self.send(&event),
                 QueueItem::Event(event) if self.cursor.has_seen(event.position()) => {
-                    self.reach(event.position());
+                    self.reach(event.checkpoint());
                 }
                 QueueItem::Event(event) => {
-                    self.reach(event.position());
+                    self.reach(event.checkpoint());
                     self.out.push_back(Ready::Event(self.frame(&event), event.event().expires_at));
                     self.is_cursor_sent = true;
                 }
@@ -369,7 +378,7 @@ impl EventStream {
         if self.cursor.overtaken.is_empty() {
             frame.bytes().clone()
         } else {
-            frame.ending_with(Some(&self.cursor))
+            frame.ending_with(Some(&self.shared.written(&self.cursor)))
         }
     }
 
@@ -427,7 +436,10 @@ impl EventStream {
                     self.send_heartbeat();
                 }
                 Poll::Ready(QueueRead::KeepAlive) if is_live => {
-                    self.reach(applied);
+                    // If it has moved meanwhile, something may be in the queue again: the next one will say so.
+                    if let Some(applied) = self.shared.hub.applied_at(applied) {
+                        self.reach(applied);
+                    }
                     self.keep_alive();
                 }
                 Poll::Ready(QueueRead::KeepAlive) => self.keep_alive(),

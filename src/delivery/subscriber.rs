@@ -16,10 +16,10 @@ use super::presence::{Presence, RemoteChange};
 use super::sequencer::{Moment, Output, Sequencer, SequencerLimits};
 use crate::bus::message::{Message, MessageWriter, Notice, Received, Unreadable};
 use crate::bus::{BusEvent, BusEvents};
-use crate::event::{Audience, Epoch, Position};
+use crate::event::{Applied, Audience, Checkpoint, Epoch};
 use crate::failpoint::is_armed;
 use crate::identity::Accounts;
-use crate::store::{LogState, Store, StoreError};
+use crate::store::{DIGEST_FORM, LogState, Store, StoreError, history_lost};
 
 /// How often a sequencer that waits gets the time.
 const TICK: Duration = Duration::from_millis(10);
@@ -29,8 +29,9 @@ const LOG_UNREADABLE_EVERY: Duration = Duration::from_secs(60);
 const READ_PAGE: u32 = 500;
 
 enum Answer {
-    /// Of a read in this epoch: the events, and up to where they are all.
-    Page(Epoch, Result<(Vec<Arc<Delivery>>, Position), StoreError>),
+    /// Of a read in this epoch: the events, and up to where they are all. `None`: the log has not got the event any more
+    /// after which the read began.
+    Page(Epoch, Result<Option<(Vec<Arc<Delivery>>, Checkpoint)>, StoreError>),
     Head(Result<LogState, StoreError>),
 }
 
@@ -66,8 +67,6 @@ struct Subscriber {
     /// What the store is being asked: one read and one question at most.
     questions: JoinSet<Answer>,
     asking: bool,
-    /// What was applied when the question was put: the log cannot since have ended before it.
-    asked_at: Position,
     /// When the head was last asked for.
     asked_time: Instant,
     ask_at: Instant,
@@ -83,7 +82,6 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
         is_bus_down: true,
         questions: JoinSet::new(),
         asking: false,
-        asked_at: 0,
         asked_time: Instant::now(),
         ask_at: Instant::now(),
         unreadable_logged: None,
@@ -184,10 +182,14 @@ impl Subscriber {
                     sequencer.copy(copy);
                 }
             }
-            Message::Announcement(announcement) => match current {
-                Some((_, sequencer)) => sequencer.announcement(announcement, now),
-                None => self.ask_soon(),
-            },
+            Message::Announcement(mut announcement) => {
+                if is_armed("compare_off") {
+                    announcement.previous_id = None;
+                }
+                if current.is_none_or(|(_, sequencer)| sequencer.announcement(announcement, now)) {
+                    self.ask_soon();
+                }
+            }
         }
     }
 
@@ -236,11 +238,15 @@ impl Subscriber {
     }
 
     /// A read was answered; one of a former history no longer matters.
-    fn page(&mut self, of: &Epoch, page: Result<(Vec<Arc<Delivery>>, Position), StoreError>) {
+    fn page(&mut self, of: &Epoch, page: Result<Option<(Vec<Arc<Delivery>>, Checkpoint)>, StoreError>) {
         let now = self.now();
         let Some((_, sequencer)) = self.at.as_mut().filter(|(epoch, _)| epoch == of) else { return };
         match page {
-            Ok((events, end)) => {
+            Ok(None) => {
+                sequencer.read_failed(now);
+                self.ask_soon();
+            }
+            Ok(Some((events, end))) => {
                 if let Some(output) = sequencer.page(events, end) {
                     let feed = self.feed.clone();
                     self.perform(&mut feed.hub.lock(), of, output);
@@ -256,42 +262,30 @@ impl Subscriber {
 
     /// The store said where the log stands.
     fn head(&mut self, state: &LogState) {
+        let has_digests = state.forms >= DIGEST_FORM.number;
         self.feed.writer.set_forms(state.forms);
+        self.feed.hub.set_digests(has_digests);
+        if state.is_new_epoch {
+            history_lost();
+        }
         let now = self.now();
         let mut guard = self.feed.hub.lock();
+        guard.begin(&state.epoch, state.floor, state.head());
         match &mut self.at {
             Some((epoch, sequencer)) if *epoch == state.epoch => {
-                if state.head < self.asked_at {
-                    drop(guard);
-                    return self.history_was_lost(state.epoch.clone());
-                }
-                sequencer.head(state.head, now);
-                guard.begin(&state.epoch, state.floor, state.head);
+                sequencer.head(state.head(), now);
+                sequencer.set_digests(has_digests);
             }
+            // Cursors of another history mean nothing now.
             _ => {
                 let mut sequencer =
-                    Sequencer::new(self.feed.sequencer.clone(), state.epoch.clone(), state.head);
+                    Sequencer::new(self.feed.sequencer.clone(), state.epoch.clone(), state.head());
                 sequencer.degraded(self.is_bus_down);
-                guard.begin(&state.epoch, state.floor, state.head);
+                sequencer.set_digests(has_digests);
                 self.at = Some((state.epoch.clone(), sequencer));
                 self.feed.epoch.send_replace(Some(state.epoch.clone()));
             }
         }
-    }
-
-    /// The log ends before what was already delivered: it was restored. Cursors of before mean nothing now.
-    fn history_was_lost(&mut self, old: Epoch) {
-        tracing::error!("the log has lost events that were delivered: beginning a new epoch");
-        metrics::counter!("carillon_history_lost_total").increment(1);
-        self.asking = true;
-        self.asked_at = 0;
-        let feed = self.feed.clone();
-        self.questions.spawn(async move {
-            if let Err(error) = feed.store.renew_epoch(&old).await {
-                tracing::warn!(%error, "the epoch could not be renewed");
-            }
-            Answer::Head(feed.progress.log_state(&feed.store).await)
-        });
     }
 
     fn advance(&mut self) {
@@ -318,9 +312,15 @@ impl Subscriber {
                 let selector = guard.interests();
                 let (feed, epoch) = (self.feed.clone(), epoch.clone());
                 self.questions.spawn(async move {
-                    let page = feed.store.read_for_node(after, up_to, &selector, READ_PAGE).await;
-                    let delivery = |event| Arc::new(Delivery::new(&epoch, event));
-                    let page = page.map(|page| (page.events.into_iter().map(delivery).collect(), page.end));
+                    let page =
+                        feed.store.read_for_node(after.position, up_to.position, &selector, READ_PAGE).await;
+                    let has_digests = feed.hub.has_digests();
+                    let delivery = |event| Arc::new(Delivery::new(&epoch, event).with_digest(has_digests));
+                    let page = page.map(|page| {
+                        let end = page.end();
+                        let follows = page.follows(after) || is_armed("compare_off");
+                        follows.then(|| (page.events.into_iter().map(delivery).collect(), end))
+                    });
                     Answer::Page(epoch, page)
                 });
             }
@@ -339,9 +339,12 @@ impl Subscriber {
         self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
         self.asking = true;
         self.asked_time = now;
-        self.asked_at = self.at.as_ref().map_or(0, |(_, sequencer)| sequencer.applied());
+        let applied = self.at.as_ref().filter(|_| !is_armed("compare_off"));
+        let applied =
+            applied.map(|(epoch, sequencer)| Applied { epoch: epoch.clone(), at: sequencer.applied() });
         let feed = self.feed.clone();
-        self.questions.spawn(async move { Answer::Head(feed.progress.log_state(&feed.store).await) });
+        let question = async move { feed.progress.log_state(&feed.store, applied.as_ref()).await };
+        self.questions.spawn(async move { Answer::Head(question.await) });
     }
 
     fn now(&self) -> Moment {

@@ -1,8 +1,10 @@
 //! The cursor: what a listener has seen, as a short string it sends back to resume.
 //!
-//! Written `epoch-position`, and `epoch-position+a+b` when events `a` and `b` overtook others in a backlog:
-//! everything up to `position` was sent, and besides it `a` and `b`. Opaque to clients, save the module
-//! for pages that the nodes serve themselves (`static/cursor.js`).
+//! Written `epoch-position.digest`, and `epoch-position+a+b.digest` when events `a` and `b` overtook others in a
+//! backlog: everything up to `position` was sent, and besides it `a` and `b`. The digest is of the id of the event at
+//! the last position named, in eight hexadecimal digits: if another event stands there now, the log is not the one that
+//! was listened to. Without a digest (no event stands there, or programs are running that cannot read one) only the
+//! epoch says so. Opaque to clients, save the module for pages that the nodes serve themselves (`static/cursor.js`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, Position};
+use super::{Checkpoint, Invalid, Position};
 
 /// Names one history of the log. It changes when history may have been rewritten. Clones share the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct Cursor {
     pub position: Position,
     /// Positions beyond `position` that were sent ahead of others: ascending, each once.
     pub overtaken: Vec<Position>,
+    /// Of the id of the event at [`Cursor::furthest`], if it is known.
+    pub digest: Option<u32>,
 }
 
 impl Cursor {
@@ -64,9 +68,26 @@ impl Cursor {
     /// The longest cursor of all: each overtaken position is a `+` and at most 19 digits.
     pub const MAX_LEN: usize = Self::MAX_PLAIN_LEN + Self::MAX_OVERTAKEN * 20;
 
-    /// Everything up to `position`, nothing ahead.
-    pub fn at(epoch: Epoch, position: Position) -> Self {
-        Self { epoch, position, overtaken: Vec::new() }
+    /// Everything up to here, nothing ahead.
+    pub fn at(epoch: Epoch, here: impl Into<Checkpoint>) -> Self {
+        let here = here.into();
+        Self { epoch, position: here.position, overtaken: Vec::new(), digest: here.digest() }
+    }
+
+    /// Everything up to `here` was sent as well.
+    pub fn reach(&mut self, here: Checkpoint) {
+        let before = self.furthest();
+        self.position = self.position.max(here.position);
+        let reached = self.position;
+        self.overtaken.retain(|ahead| *ahead > reached);
+        if self.furthest() > before {
+            self.digest = here.digest();
+        }
+    }
+
+    /// The same in the form that older programs read, too.
+    pub fn without_digest(self) -> Self {
+        Self { digest: None, ..self }
     }
 
     /// Of several texts, as of a header that stands more than once, the last that is a cursor, or else what is wrong with the
@@ -90,7 +111,8 @@ impl Cursor {
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.position)?;
-        self.overtaken.iter().try_for_each(|ahead| write!(f, "+{ahead}"))
+        self.overtaken.iter().try_for_each(|ahead| write!(f, "+{ahead}"))?;
+        self.digest.map_or(Ok(()), |digest| write!(f, ".{digest:08x}"))
     }
 }
 
@@ -103,6 +125,13 @@ impl FromStr for Cursor {
             return Err(wrong("is too long"));
         }
         let (epoch, positions) = text.split_once('-').ok_or_else(|| wrong("must be 'epoch-position'"))?;
+        let (positions, digest) = match positions.split_once('.') {
+            Some((positions, digest)) => {
+                let digest = parse_digest(digest);
+                (positions, Some(digest.ok_or_else(|| wrong("the digest must be eight hexadecimal digits"))?))
+            }
+            None => (positions, None),
+        };
         let mut positions = positions.split('+').map(parse_position);
         let position =
             positions.next().flatten().ok_or_else(|| wrong("the position must be a whole number"))?;
@@ -117,7 +146,7 @@ impl FromStr for Cursor {
             }
             overtaken.push(ahead);
         }
-        Ok(Self { epoch: epoch.parse()?, position, overtaken })
+        Ok(Self { epoch: epoch.parse()?, position, overtaken, digest })
     }
 }
 
@@ -125,6 +154,12 @@ impl FromStr for Cursor {
 fn parse_position(text: &str) -> Option<Position> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
+}
+
+/// Eight digits, `0` to `9` and `a` to `f`.
+fn parse_digest(text: &str) -> Option<u32> {
+    let plain = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if plain { u32::from_str_radix(text, 16).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -162,6 +197,14 @@ mod tests {
             "a-1\0",
             "a-0x1",
             "a-1-2",
+            "a-1.",
+            "a-1.1234567",
+            "a-1.123456789",
+            "a-1.1234567A",
+            "a-1.12345678+2",
+            "a-1.12345678.12345678",
+            "a.12345678",
+            "a-1 .12345678",
             &long,
             &many,
         ];
@@ -190,15 +233,35 @@ mod tests {
         assert_eq!(seen, [118, 119, 120, 131, 140]);
     }
 
+    #[test]
+    fn the_digest_is_of_the_last_position_that_was_sent() {
+        let [fifth, ninth, tenth] =
+            [5, 9, 10].map(|at| Checkpoint::new(at, uuid::Uuid::from_u128(at as u128)));
+        let mut cursor: Cursor = "e-3+9.0000002a".parse().unwrap();
+        cursor.reach(fifth);
+        assert_eq!(cursor.to_string(), "e-5+9.0000002a");
+        cursor.reach(ninth);
+        assert_eq!(cursor.to_string(), "e-9.0000002a", "it was known");
+        cursor.reach(tenth);
+        assert_eq!(cursor, Cursor::at(cursor.epoch.clone(), tenth));
+        cursor.reach(fifth);
+        assert_eq!(cursor, Cursor::at(cursor.epoch.clone(), tenth), "nothing new");
+        // As every program writes it.
+        assert_eq!(tenth.digest(), Some(0x6f69_2277));
+        cursor.reach(11.into());
+        assert_eq!(cursor.to_string(), "e-11");
+    }
+
     proptest! {
         #[test]
         fn cursors_round_trip(
             epoch in "[a-z0-9]{1,16}",
             position in 0..i64::MAX / 2,
             steps in prop::collection::vec(1..1_000_000i64, 0..Cursor::MAX_OVERTAKEN),
+            digest: Option<u32>,
         ) {
             let overtaken = steps.iter().scan(position, |at, step| { *at += step; Some(*at) }).collect();
-            let cursor = Cursor { epoch: epoch.parse().unwrap(), position, overtaken };
+            let cursor = Cursor { epoch: epoch.parse().unwrap(), position, overtaken, digest };
             let text = cursor.to_string();
             prop_assert!(text.is_ascii() && text.len() <= Cursor::MAX_LEN);
             prop_assert!(!cursor.overtaken.is_empty() || text.len() <= Cursor::MAX_PLAIN_LEN);

@@ -1,6 +1,8 @@
 //! Events and the small vocabulary around them. Pure: no input or output happens here.
 
+pub mod applied;
 pub mod audience;
+pub mod checkpoint;
 pub mod cursor;
 pub mod draft;
 pub mod name;
@@ -13,7 +15,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use applied::{Applied, AppliedCell};
 pub use audience::{Audience, Topic};
+pub use checkpoint::{Checkpoint, id_digest};
 pub use cursor::{Cursor, Epoch};
 pub use draft::{Draft, Recipients};
 pub use selector::Selector;

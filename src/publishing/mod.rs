@@ -13,7 +13,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,7 +24,9 @@ use uuid::Uuid;
 
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
-use crate::event::{Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId};
+use crate::event::{
+    AppliedCell, Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId,
+};
 use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
@@ -121,11 +123,11 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
-    /// the last position handed to this node's listeners; `messages` writes what is sent, and knows the history.
+    /// how far this node's listeners are; `messages` writes what is sent.
     pub fn start(
         tasks: &mut JoinSet<()>,
         store: Store,
-        applied: Arc<AtomicI64>,
+        applied: Arc<AppliedCell>,
         bus: Bus,
         messages: MessageWriter,
         ttl: Ttl,
@@ -135,11 +137,10 @@ impl Publisher {
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let budget = ByteBudget::new(limits.announcement_bytes);
         let announcements = Announcements { queue: announcements, budget };
-        let (published, epoch) = (Arc::new(AtomicU64::new(0)), messages.epoch());
-        let log =
-            Log { store: store.on(Pool::Log), applied, epoch: epoch.clone(), published: published.clone() };
+        let published = Arc::new(AtomicU64::new(0));
+        let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
         tasks.spawn(writer::write(log, inbox, announcements, limits.append));
-        tasks.spawn(announcer::announce(epoch, bus, messages, ttl, committed));
+        tasks.spawn(announcer::announce(bus, messages, ttl, committed));
         let store = store.on(Pool::Authentication);
         Self { store, requests, budget: ByteBudget::new(limits.queue_bytes), published }
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::bus::BusLimits;
-use crate::event::{Expiry, Priority};
+use crate::event::{Checkpoint, Expiry, Priority};
 use crate::store::StoreLimits;
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
@@ -23,9 +23,14 @@ async fn start(store_url: &str, limits: &PublishLimits) -> (Publisher, JoinSet<(
 }
 
 /// The publisher of a node that has delivered everything up to `applied`.
-async fn start_at(store: Store, applied: Position, limits: &PublishLimits) -> (Publisher, JoinSet<()>) {
-    let applied = Arc::new(AtomicI64::new(applied));
+async fn start_at(
+    store: Store,
+    at: impl Into<Checkpoint>,
+    limits: &PublishLimits,
+) -> (Publisher, JoinSet<()>) {
+    let applied = Arc::new(AppliedCell::default());
     let history = store.log_state().await.unwrap().epoch;
+    applied.set(&history, at.into());
     let (bus, _) = Bus::open("memory:", &BusLimits::default()).unwrap();
     let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
     let mut tasks = JoinSet::new();
@@ -88,18 +93,19 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
         publisher: 1,
     };
     for position in 1..=5 {
-        announcements.offer(position - 1, vec![event(position)]);
+        announcements.offer("e".parse().unwrap(), (position - 1).into(), vec![event(position)]);
     }
     assert_eq!(committed.len(), 2);
     drop(committed.try_recv());
-    announcements.offer(5, vec![event(6)]);
+    announcements.offer("e".parse().unwrap(), 5.into(), vec![event(6)]);
     assert_eq!(committed.len(), 2, "what was announced makes room");
 }
 
 /// It may have grown past that position again before anybody asks where it ends.
 #[tokio::test]
-async fn a_log_that_ends_before_what_was_delivered_gets_a_new_epoch() {
-    for (applied, is_lost) in [(1, false), (2, true)] {
+async fn a_log_that_lost_what_was_delivered_gets_a_new_epoch() {
+    let other = Checkpoint::new(1, Uuid::nil());
+    for (applied, is_lost) in [(Checkpoint::from(1), false), (2.into(), true), (other, true)] {
         let store = Store::open("sqlite::memory:", &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
         let (publisher, _tasks) = start_at(store.clone(), 0, &PublishLimits::default()).await;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::account::User;
 use crate::bus::Notifier;
 use crate::bus::message::{Notice, user_channel};
-use crate::event::{Audience, Cursor, Position, UserId};
+use crate::event::{Audience, Position, UserId};
 use crate::identity::topic_rules::TopicRules;
 use crate::store::{InboxEntry, InboxQuery, Reader, Store, StoreError, UnreadCounts};
 
@@ -51,7 +51,7 @@ impl Inbox {
         entries.truncate(limit as usize);
         let last = entries.last().filter(|_| has_more).map(|e| (e.event.priority, e.event.position));
         let next = last.or(found.looked_up_to).map(|(priority, position)| format!("{priority}-{position}"));
-        Ok(InboxPage { entries, next, cursor: Cursor::at(state.epoch, state.head).to_string() })
+        Ok(InboxPage { entries, next, cursor: state.cursor().to_string() })
     }
 
     /// How many unread events a reader has, up to [`MAX_COUNTED`].

@@ -4,6 +4,11 @@
 //! - **Positions rise in commit order.** A reader that has seen position `p` never later finds an event at or
 //!   below `p` that it was not shown. Holes are normal. `head` is final: everything at or below it is
 //!   committed or will never exist, and it never falls, even when retention empties the log.
+//! - **A position keeps its event.** Only retention removes rows of the log, always a prefix, and the floor rises in the
+//!   same transaction or before; a retracted event keeps its row and id. So a row above the floor that is gone, or has
+//!   another id than it had, means that the database has lost events: a replica was promoted that did not have them, or
+//!   an older state was restored. Who asks with what was applied ([`Store::compare`], [`Store::append_after`]) then gets
+//!   a new epoch, begun in the same transaction.
 //! - **An append is all or nothing.** When `append` returns, its events are on disk. When it fails with
 //!   [`StoreError::Unavailable`] the outcome is unknown to the caller, yet still all or nothing; repeating it
 //!   with the same idempotency keys gives the first events.
@@ -31,7 +36,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
-use crate::event::{Epoch, Event, Millis, NewEvent, Position, UserId};
+use crate::event::{Applied, Event, Millis, NewEvent, Position, UserId};
 pub use pools::{MIN_CONNECTIONS, Pool, PoolSizes};
 pub use schema::Schema;
 pub use types::*;
@@ -114,11 +119,20 @@ pub struct Migrated {
 }
 
 /// The newest of the forms that this program writes.
-pub const FORMS: i32 = 2;
+pub const FORMS: i32 = 3;
 
 /// Events for several topics, or for users and topics.
 pub const TARGETS_FORM: Form =
     Form { number: 2, name: "an event for several topics, or for users and topics," };
+
+/// Cursors with the digest of an event's id.
+pub const DIGEST_FORM: Form = Form { number: 3, name: "a cursor with a digest" };
+
+/// Logs and counts that a question found events lost, and began a new epoch.
+pub fn history_lost() {
+    tracing::error!("the log has lost events that were delivered: a new epoch begins");
+    metrics::counter!("carillon_history_lost_total").increment(1);
+}
 
 /// The durable truth; see the module's contract. Cheap to clone.
 #[derive(Clone)]
@@ -204,14 +218,26 @@ impl Store {
         forward!(self.log_state())
     }
 
-    /// Gives the log a new epoch if it still has `old`; returns the one in force afterwards.
-    pub async fn renew_epoch(&self, old: &Epoch) -> Result<Epoch> {
-        forward!(self.renew_epoch(old))
+    /// Where the log stands, after comparing it with what was applied of it. If it has lost that, it begins a new epoch in
+    /// the same transaction.
+    pub async fn compare(&self, applied: &Applied) -> Result<LogState> {
+        forward!(self.compare(applied))
+    }
+
+    /// The id of the event at `position`, whatever its state.
+    pub async fn id_at(&self, position: Position) -> Result<Option<Uuid>> {
+        forward!(self.id_at(position))
     }
 
     /// Writes events to the log, all or nothing, in this order.
     pub async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
-        forward!(self.append(events))
+        self.append_after(events, None).await
+    }
+
+    /// The same, after comparing the log with what was applied of it, as [`Self::compare`] does: the events belong to the
+    /// epoch that is in force then.
+    pub async fn append_after(&self, events: &[NewEvent], applied: Option<&Applied>) -> Result<Appended> {
+        forward!(self.append(events, applied))
     }
 
     /// The event at `position`, whatever its state; for routing, never to be shown to anybody by itself.

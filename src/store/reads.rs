@@ -65,12 +65,13 @@ impl Store {
     async fn page(&self, scan: Scan<'_>) -> Result<Page> {
         let scanned: Scanned<Event> = self.scan(&scan).await?;
         // Who stops at the limit knows nothing of what lies behind the last position looked at.
-        let end = match scanned.last {
-            Some(last) if scanned.is_cut => last,
-            None if scanned.is_cut => scan.after,
-            _ => scan.up_to.max(scan.after),
+        let Scanned { found: events, last, is_cut, floor, after_id, end_id, .. } = scanned;
+        let (end, end_id) = match last {
+            Some(last) if is_cut => (last, end_id),
+            _ if is_cut || scan.up_to <= scan.after => (scan.after, after_id),
+            _ => (scan.up_to, end_id),
         };
-        Ok(Page { events: scanned.found, end, floor: scanned.floor })
+        Ok(Page { events, end, floor, after_id, end_id })
     }
 
     async fn scan<T>(&self, scan: &Scan<'_>) -> Result<Scanned<T>>

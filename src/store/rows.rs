@@ -119,6 +119,7 @@ where
     i64: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
     Option<i64>: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
     bool: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
+    Option<Uuid>: Decode<'r, <R as Row>::Database> + Type<<R as Row>::Database>,
     <R as Row>::Database: Database,
 {
     let Some(first) = rows.first() else { return Ok(Scanned::default()) };
@@ -128,6 +129,11 @@ where
             found.push(EventRow::from_row(row)?.into());
         }
     }
+    let id = |name: &'static str| match first.try_get(name) {
+        // Scans from the newest down.
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        id => id,
+    };
     Ok(Scanned {
         found,
         looked_at: first.try_get("looked_at")?,
@@ -135,6 +141,8 @@ where
         last: first.try_get("last_position")?,
         is_cut: first.try_get("is_cut")?,
         floor: first.try_get("floor")?,
+        after_id: id("after_id")?,
+        end_id: id("end_id")?,
     })
 }
 

@@ -8,6 +8,8 @@
 
 use std::fmt::Write as _;
 
+use uuid::Uuid;
+
 use super::Reader;
 use crate::event::{Position, Priority, Selector, UserId};
 
@@ -99,11 +101,24 @@ pub(super) struct Scanned<T> {
     pub(super) is_cut: bool,
     /// Everything at or below it had been removed by retention.
     pub(super) floor: Option<Position>,
+    /// The id of the event at the position above which the scan began. Of scans from the newest down it is not told.
+    pub(super) after_id: Option<Uuid>,
+    /// The id of the event up to which the scan is complete, also not told of those.
+    pub(super) end_id: Option<Uuid>,
 }
 
 impl<T> Default for Scanned<T> {
     fn default() -> Self {
-        Self { found: Vec::new(), looked_at: 0, bytes: 0, last: None, is_cut: false, floor: None }
+        Self {
+            found: Vec::new(),
+            looked_at: 0,
+            bytes: 0,
+            last: None,
+            is_cut: false,
+            floor: None,
+            after_id: None,
+            end_id: None,
+        }
     }
 }
 
@@ -158,8 +173,9 @@ fn receipt(reader: &str) -> String {
 }
 
 impl Dialect {
-    /// The statement of a scan: at least one row, each with `looked_at`, `bytes`, `last_position`, `is_cut` and `floor`;
-    /// one for each event that fits, with [`EVENT_COLUMNS`], `users`, `topics` and `read_at`.
+    /// The statement of a scan: at least one row, each with `looked_at`, `bytes`, `last_position`, `is_cut` and `floor`,
+    /// and of a scan from the oldest up `after_id` and `end_id`; one for each event that fits, with [`EVENT_COLUMNS`],
+    /// `users`, `topics` and `read_at`.
     pub(super) fn scan(&self, scan: &Scan<'_>) -> String {
         let (order, last) = if scan.newest_first { ("desc", "min") } else { ("asc", "max") };
         let Self { materialized, .. } = self;
@@ -173,14 +189,24 @@ impl Dialect {
             None => ("scanned", String::new(), "0"),
             Some(_) => ("looked", format!("{},", self.within_bytes(order)), "coalesce(sum(bytes), 0)"),
         };
+        let ends = match scan.newest_first {
+            true => "",
+            // In the same statement as the events: between two of them the log may become another.
+            false => {
+                ", (select b.id from events b where b.position = $1) as after_id,
+                (select b.id from events b
+                    where b.position = case when counted.is_cut then counted.last_position else $2 end) as end_id"
+            }
+        };
         format!(
             "with {scanned}, {within_bytes}
-            edge as {materialized} (
+            counted as {materialized} (
                 select count(*) as looked_at, cast({bytes} as bigint) as bytes, {last}(position) as last_position,
                     count(*) >= $5 or count(*) < (select count(*) from scanned) as is_cut
                 from {looked}
-            )
-            select edge.*, (select floor from log_state) as floor, w.*
+            ),
+            edge as {materialized} (select counted.*, (select floor from log_state) as floor{ends} from counted)
+            select edge.*, w.*
             from edge left join (
                 select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
                 from (

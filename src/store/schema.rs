@@ -31,6 +31,7 @@ pub(super) const POSTGRES: &[(&str, &str)] = migrations!("postgres":
     "0013_unread.sql",
     "0014_forgotten.sql",
     "0015_without_the_constraint.sql",
+    "0016_same_history.sql",
     "0017_marks_of_new_users.sql",
 );
 
@@ -43,6 +44,7 @@ pub(super) const SQLITE: &[(&str, &str)] = migrations!("sqlite":
     "0005_compatibility.sql",
     "0006_users.sql",
     "0007_targets.sql",
+    "0008_same_history.sql",
     "0009_marks_of_new_users.sql",
 );
 

@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::event::{Epoch, Event, EventType, Millis, Position, Priority, Selector, UserId};
+use crate::event::{
+    Checkpoint, Cursor, Epoch, Event, EventType, Millis, Position, Priority, Selector, UserId,
+};
 
 /// Where the log stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,17 +15,40 @@ pub struct LogState {
     pub floor: Position,
     /// Everything at or below it is committed or will never exist.
     pub head: Position,
+    /// The id of the event at the head; `None` if retention has removed it.
+    pub head_id: Option<Uuid>,
     /// The database's clock.
     pub now: Millis,
-    /// Which forms of rows, cursors and messages are written: 1 until `carillon migrate --finish`, then 2.
+    /// Which forms of rows, cursors and messages are written: 1 until `carillon migrate --finish`, then [`super::FORMS`].
     pub forms: i32,
+    /// Whether this question found that the log has lost events, and began the epoch.
+    pub is_new_epoch: bool,
+}
+
+impl LogState {
+    /// The head, with the event there.
+    pub fn head(&self) -> Checkpoint {
+        Checkpoint { position: self.head, id: self.head_id }
+    }
+
+    /// A cursor at the head, in the form that is written.
+    pub fn cursor(&self) -> Cursor {
+        let cursor = Cursor::at(self.epoch.clone(), self.head());
+        if self.forms < super::DIGEST_FORM.number { cursor.without_digest() } else { cursor }
+    }
 }
 
 /// The outcome of one append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
+    /// The history that the events belong to.
+    pub epoch: Epoch,
+    /// Whether this append found that the log has lost events, and began the epoch.
+    pub is_new_epoch: bool,
     /// The head just before this append.
     pub previous: Position,
+    /// The id of the event at `previous`; `None` if retention has removed it.
+    pub previous_id: Option<Uuid>,
     /// One for each event given, in the same order.
     pub events: Vec<AppendedEvent>,
 }
@@ -53,6 +78,25 @@ pub struct Page {
     /// Everything at or below it had been removed by retention, and may be missing here. Given only if
     /// anything was found.
     pub floor: Option<Position>,
+    /// The id of the event that stands where the read began.
+    pub after_id: Option<Uuid>,
+    /// The id of the event at `end`.
+    pub end_id: Option<Uuid>,
+}
+
+impl Page {
+    /// Up to where it is complete, with the event there.
+    pub fn end(&self) -> Checkpoint {
+        Checkpoint { position: self.end, id: self.end_id }
+    }
+
+    /// Whether the log has the event after which the read began, as far as that can be told: at or below the floor there
+    /// is none.
+    pub fn follows(&self, after: Checkpoint) -> bool {
+        after.id.is_none()
+            || after.id == self.after_id
+            || self.floor.is_some_and(|floor| floor >= after.position)
+    }
 }
 
 /// Who reads, and what.

@@ -295,11 +295,3 @@ pub async fn retention_removes_a_prefix_and_the_head_stays(store: &Store) {
     let next = append(store, &[event()]).await;
     assert!(next.previous == young && next.events[0].position > young);
 }
-
-pub async fn an_epoch_is_renewed_once(store: &Store) {
-    let old = store.log_state().await.unwrap().epoch;
-    let new = store.renew_epoch(&old).await.unwrap();
-    assert_ne!(new, old);
-    assert_eq!(store.renew_epoch(&old).await.unwrap(), new, "another node came first");
-    assert_eq!(store.log_state().await.unwrap().epoch, new);
-}

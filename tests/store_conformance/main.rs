@@ -3,6 +3,7 @@
 mod accounts;
 mod append_cost;
 mod endings;
+mod history;
 mod inbox;
 mod links;
 mod log;
@@ -72,7 +73,9 @@ suite!(
     log::pages_end_where_they_say,
     log::retraction_is_for_its_publisher_or_anybody_allowed,
     log::retention_removes_a_prefix_and_the_head_stays,
-    log::an_epoch_is_renewed_once,
+    history::a_log_that_lost_what_was_applied_begins_a_new_epoch,
+    history::an_append_belongs_to_the_epoch_that_it_begins,
+    history::a_page_names_the_events_at_its_ends,
     inbox::both_orders_page_through_everything,
     inbox::filters_leave_out_the_rest,
     inbox::a_search_finds_text_as_it_was_written,

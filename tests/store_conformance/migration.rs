@@ -72,7 +72,7 @@ async fn what_was_there_is_filled_and_programs_before_go_on_until_it_is_finished
 
     assert!(store.finish().await.unwrap());
     assert!(!store.finish().await.unwrap(), "it was finished");
-    assert_eq!(store.log_state().await.unwrap().forms, 2);
+    assert_eq!(store.log_state().await.unwrap().forms, carillon::store::FORMS);
     assert!(number(&mut connection, COMPATIBLE_FROM).await > 5, "programs before do not start any more");
     let position = add(&store, mixture).await;
     assert_eq!(replay(&store, &reader(7, &["room/1"])).await.last(), Some(&position));

@@ -2,7 +2,7 @@
 //! Each event is judged by itself against what is left of each bound, and what does not fit is read from the store.
 
 use super::{Announcement, EventCopy, split};
-use crate::event::{Audience, Event, Position};
+use crate::event::{Audience, Checkpoint, Event};
 
 /// The most bytes of events that the announcements of one append carry: every node receives them.
 pub const MAX_CARRIED: usize = 1 << 20;
@@ -29,7 +29,7 @@ pub(super) struct Plan {
 }
 
 /// Plans how `events` (rising), appended after `previous`, travel.
-pub(super) fn plan(previous: Position, events: Vec<Event>) -> Plan {
+pub(super) fn plan(previous: Checkpoint, events: Vec<Event>) -> Plan {
     let mut plan = Plan { copies: Vec::new(), announcements: Vec::new() };
     let (mut carried, mut copied, mut named) = (0, 0, 0);
     let mut current = empty(previous);
@@ -38,9 +38,9 @@ pub(super) fn plan(previous: Position, events: Vec<Event>) -> Plan {
         let names = named_size(&event.audience);
         if named + names > MAX_NAMED {
             leave_to_store();
-            let before = std::mem::replace(&mut current, empty(position));
-            if before.previous < position - 1 {
-                plan.announcements.push(Announcement { last: position - 1, last_id: None, ..before });
+            let before = std::mem::replace(&mut current, empty(Checkpoint::new(position, event.id)));
+            if before.previous < before.last {
+                plan.announcements.push(before);
             }
             continue;
         }
@@ -72,8 +72,16 @@ fn leave_to_store() {
     metrics::counter!("carillon_events_left_to_store_total").increment(1);
 }
 
-fn empty(previous: Position) -> Announcement {
-    Announcement { previous, last: previous, last_id: None, elsewhere: Vec::new(), carried: Vec::new() }
+fn empty(previous: Checkpoint) -> Announcement {
+    let Checkpoint { position, id } = previous;
+    Announcement {
+        previous: position,
+        previous_id: id,
+        last: position,
+        last_id: id,
+        elsewhere: Vec::new(),
+        carried: Vec::new(),
+    }
 }
 
 /// What an audience takes in an announcement, in bytes, about.

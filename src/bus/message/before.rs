@@ -25,6 +25,11 @@ enum Header {
         last: Position,
         elsewhere: Vec<(Position, Targets)>,
         carried: Vec<(Head, usize)>,
+        // Programs of that time do not read the ids, and do not write them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous_id: Option<Uuid>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_id: Option<Uuid>,
     },
     Notice(OldNotice),
     Heartbeat(u64),
@@ -105,7 +110,7 @@ pub(super) fn encode(
             frames = frame(epoch?, &event);
             Header::Payload(head(&event)?)
         }
-        Message::Announcement(Announcement { previous, last, elsewhere, carried, .. }) => {
+        Message::Announcement(Announcement { previous, previous_id, last, last_id, elsewhere, carried }) => {
             let mut heads = Vec::with_capacity(carried.len());
             for event in carried {
                 let frame = frame(epoch?, event);
@@ -114,8 +119,15 @@ pub(super) fn encode(
             }
             let elsewhere = elsewhere.iter().map(|(at, audience)| Some((*at, targets(audience)?)));
             let elsewhere = elsewhere.collect::<Option<_>>()?;
-            let (previous, last) = (*previous, *last);
-            Header::Announcement { epoch: epoch?.clone(), previous, last, elsewhere, carried: heads }
+            Header::Announcement {
+                epoch: epoch?.clone(),
+                previous: *previous,
+                previous_id: *previous_id,
+                last: *last,
+                last_id: *last_id,
+                elsewhere,
+                carried: heads,
+            }
         }
         Message::Notice(notice) => Header::Notice(old_notice(sender, notice)?),
         Message::Heartbeat(count) => Header::Heartbeat(*count),
@@ -150,7 +162,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Received> {
             of = Some(epoch);
             Message::Copy(super::split(event).0)
         }
-        Header::Announcement { epoch, previous, last, elsewhere, carried } => {
+        Header::Announcement { epoch, previous, previous_id, last, last_id, elsewhere, carried } => {
             let carried = carried.into_iter().map(|(head, length)| {
                 let (frame, after) = rest.split_at_checked(length)?;
                 rest = after;
@@ -159,7 +171,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Received> {
             let carried = carried.collect::<Option<Vec<_>>>()?;
             let elsewhere = elsewhere.into_iter().map(|(at, targets)| (at, audience(targets))).collect();
             of = Some(epoch);
-            Message::Announcement(Announcement { previous, last, last_id: None, elsewhere, carried })
+            Message::Announcement(Announcement { previous, previous_id, last, last_id, elsewhere, carried })
         }
         Header::Notice(notice) => Message::Notice(new_notice(&mut sender, notice)),
         Header::Heartbeat(count) => Message::Heartbeat(count),

@@ -31,6 +31,8 @@ enum Body<'a> {
     Event(#[serde(borrow)] Fields<'a>),
     Announcement {
         previous: Position,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous_id: Option<Uuid>,
         last: Position,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_id: Option<Uuid>,
@@ -148,12 +150,13 @@ pub(super) fn encode(sender: &str, epoch: Option<&Epoch>, message: &Message) -> 
             Body::Event(Fields::of_copy(copy))
         }
         Message::Announcement(announcement) => {
-            let Announcement { previous, last, last_id, elsewhere, carried } = announcement;
+            let Announcement { previous, previous_id, last, last_id, elsewhere, carried } = announcement;
             data.extend(carried.iter().map(|event| event.data.as_str()));
             let elsewhere = elsewhere.iter().map(|(at, audience)| (*at, Targets::of(audience)));
             let carried = carried.iter().map(|event| (Targets::of(&event.audience), Fields::of_event(event)));
             Body::Announcement {
                 previous: *previous,
+                previous_id: *previous_id,
                 last: *last,
                 last_id: *last_id,
                 elsewhere: elsewhere.collect(),
@@ -178,13 +181,14 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Received> {
     let header: Header<'_> = serde_json::from_slice(header).ok()?;
     let message = match header.body {
         Body::Event(fields) => Message::Copy(fields.with_data(&mut rest)?),
-        Body::Announcement { previous, last, last_id, elsewhere, carried } => {
+        Body::Announcement { previous, previous_id, last, last_id, elsewhere, carried } => {
             let elsewhere = elsewhere.into_iter().map(|(at, targets)| (at, targets.into_audience()));
             let carried = carried.into_iter().map(|(targets, fields)| {
                 Some(fields.with_data(&mut rest)?.addressed_to(targets.into_audience()))
             });
             Message::Announcement(Announcement {
                 previous,
+                previous_id,
                 last,
                 last_id,
                 elsewhere: elsewhere.collect(),

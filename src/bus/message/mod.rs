@@ -36,7 +36,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::account::Credential;
-use crate::event::{Audience, Epoch, Event, EventType, Millis, Position, Priority, Topic, UserId};
+use crate::event::{
+    Audience, Checkpoint, Epoch, Event, EventType, Millis, Position, Priority, Topic, UserId,
+};
 
 pub use append::{MAX_CARRIED, MAX_COPIED, MAX_COPIES, MAX_NAMED};
 
@@ -170,9 +172,11 @@ fn split(event: Event) -> (EventCopy, Audience) {
 pub struct Announcement {
     /// The head before: this speaks of everything in `(previous, last]`.
     pub previous: Position,
+    /// The id of the event at `previous`; `None` if there is none, or the message does not say.
+    pub previous_id: Option<Uuid>,
     /// The head after.
     pub last: Position,
-    /// The id of the event at `last`; `None` if there is none.
+    /// The id of the event at `last`; `None` if the message does not say.
     pub last_id: Option<Uuid>,
     /// The events that travel elsewhere (on channels of their own, or only in the store), rising.
     pub elsewhere: Vec<(Position, Audience)>,
@@ -225,6 +229,18 @@ pub enum Notice {
     },
 }
 
+impl Announcement {
+    /// The head before, with the event there.
+    pub fn previous(&self) -> Checkpoint {
+        Checkpoint { position: self.previous, id: self.previous_id }
+    }
+
+    /// The head after, with the event there.
+    pub fn last(&self) -> Checkpoint {
+        Checkpoint { position: self.last, id: self.last_id }
+    }
+}
+
 impl Notice {
     /// Whether it speaks of positions, which mean something else in another history.
     pub fn has_position(&self) -> bool {
@@ -256,11 +272,6 @@ impl MessageWriter {
         &self.sender
     }
 
-    /// The history in force, once the node has seen the log.
-    pub fn epoch(&self) -> watch::Receiver<Option<Epoch>> {
-        self.epoch.clone()
-    }
-
     /// Follows the number that says which forms are written: below 2, programs may be running that know only version 1
     /// of messages.
     pub fn set_forms(&self, forms: i32) {
@@ -276,15 +287,15 @@ impl MessageWriter {
         Some(current::encode(&self.sender, epoch.as_ref(), message))
     }
 
-    /// Everything to be sent after an append of `events` (rising, not empty) to the history `epoch`, in order: copies
-    /// on their channels, then announcements.
+    /// Everything to be sent after an append of `events` (rising, not empty) to the history `epoch`, of which `previous`
+    /// was the head, in order: copies on their channels, then announcements.
     pub fn after_append(
         &self,
         epoch: &Epoch,
-        previous: Position,
+        previous: impl Into<Checkpoint>,
         events: Vec<Event>,
     ) -> Vec<(String, Bytes)> {
-        let plan = append::plan(previous, events);
+        let plan = append::plan(previous.into(), events);
         let is_before = self.is_before.load(Ordering::Relaxed);
         let encode = |message: &Message, audience: Option<&Audience>| {
             if is_before {

@@ -31,7 +31,7 @@ fn writer(forms: i32) -> MessageWriter {
     writer
 }
 
-fn after_append(previous: Position, events: Vec<Event>) -> Vec<(String, Bytes)> {
+fn after_append(previous: impl Into<Checkpoint>, events: Vec<Event>) -> Vec<(String, Bytes)> {
     writer(2).after_append(&epoch(), previous, events)
 }
 
@@ -56,7 +56,8 @@ fn every_message_round_trips_and_no_part_of_one_is_a_message() {
         event(6, Audience::topic(topic("room/1"))),
         event(7, Audience::Everyone),
     ];
-    let messages = after_append(2, all.clone());
+    let before = Checkpoint::new(2, Uuid::now_v7());
+    let messages = after_append(before, all.clone());
     assert_eq!(channels(&messages), ["user:7", "user:8", "topic:room/1", "topic:room/1", GLOBAL]);
     let received = Received::decode(&messages[0].1).unwrap();
     assert_eq!((&*received.sender, received.epoch), ("n1", Some(epoch())));
@@ -65,7 +66,8 @@ fn every_message_round_trips_and_no_part_of_one_is_a_message() {
     let header = messages[0].1.split(|byte| *byte == b'\n').next().unwrap();
     assert!(!String::from_utf8_lossy(header).contains("room"), "a copy names no audience");
     let announcement = announcements(&messages).remove(0);
-    assert_eq!((announcement.previous, announcement.last, announcement.last_id), (2, 7, Some(all[3].id)));
+    assert_eq!(announcement.previous(), before);
+    assert_eq!(announcement.last(), Checkpoint::new(7, all[3].id));
     assert_eq!(announcement.carried, [all[0].clone(), all[3].clone()]);
     let elsewhere: Vec<_> = all[1..3].iter().map(|event| (event.position, event.audience.clone())).collect();
     assert_eq!(announcement.elsewhere, elsewhere);
@@ -150,7 +152,7 @@ fn what_cannot_be_named_is_a_gap_for_itself_only() {
     let name = |number: usize| topic(&format!("{}/{number}", "x".repeat(240)));
     let many = Audience::of(vec![], (0..1_000).map(name).collect());
     let mut all: Vec<Event> = (1..=6).map(|position| event(position, many.clone())).collect();
-    all.insert(5, event(5, Audience::Everyone));
+    all.insert(5, event(6, Audience::Everyone));
     all[6].position = 7;
     all.push(event(8, many));
     let announced = announcements(&after_append(0, all));
@@ -160,8 +162,12 @@ fn what_cannot_be_named_is_a_gap_for_itself_only() {
         "{spans:?}: the last shows the gap before it"
     );
     let positions: Vec<_> = announced.iter().flat_map(|a| &a.carried).map(|event| event.position).collect();
-    assert!(positions.contains(&5) && !positions.contains(&7), "{positions:?}");
+    assert!(positions.contains(&6) && !positions.contains(&7), "{positions:?}");
     assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0), "{spans:?}");
+    assert!(
+        announced.iter().all(|a| a.previous == 0 || a.previous_id.is_some()),
+        "each says what it follows"
+    );
 }
 
 #[test]

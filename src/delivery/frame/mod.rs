@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event::{Cursor, Epoch, Event, Position};
+use crate::event::{Checkpoint, Cursor, Epoch, Event, Position};
 use crate::failpoint::is_armed;
 use fields::{end, retry_line};
 pub use form::Form;
@@ -52,6 +52,8 @@ impl Frame {
 pub struct Delivery {
     epoch: Epoch,
     event: Event,
+    /// Whether the cursors of its frames have a digest.
+    has_digest: bool,
     /// By the number of their form.
     frames: [OnceLock<Frame>; Form::ALL.len()],
 }
@@ -62,7 +64,12 @@ const AROUND_DATA: usize = 256;
 impl Delivery {
     /// Of an event of this history.
     pub fn new(epoch: &Epoch, event: Event) -> Self {
-        Self { epoch: epoch.clone(), event, frames: Default::default() }
+        Self { epoch: epoch.clone(), event, has_digest: false, frames: Default::default() }
+    }
+
+    /// The same; its frames' cursors have a digest if `has_digest`.
+    pub fn with_digest(self, has_digest: bool) -> Self {
+        Self { has_digest, ..self }
     }
 
     /// The event.
@@ -80,6 +87,19 @@ impl Delivery {
         self.epoch == *epoch
     }
 
+    /// The event with its position and id.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::new(self.event.position, self.event.id)
+    }
+
+    /// What its frames have as `id:`, unless others were overtaken.
+    fn cursor(&self) -> Cursor {
+        let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
+        let cursor = Cursor::at(self.epoch.clone(), self.checkpoint());
+        let cursor = Cursor { position: cursor.position + ahead, ..cursor };
+        if self.has_digest { cursor } else { cursor.without_digest() }
+    }
+
     /// How long its frame is, in bytes, about: known without encoding it. In plain and data a text of nothing but line
     /// breaks takes up to four times as much.
     pub fn frame_size(&self) -> usize {
@@ -95,9 +115,7 @@ impl Delivery {
         let mut out = Vec::with_capacity(self.frame_size());
         form.put(&mut out, &self.event);
         let id_at = out.len();
-        let ahead = if is_armed("cursor_ahead") { 3 } else { 0 };
-        let cursor = Cursor::at(self.epoch.clone(), self.event.position + ahead);
-        out.extend_from_slice(end(Some(&cursor)).as_bytes());
+        out.extend_from_slice(end(Some(&self.cursor())).as_bytes());
         Frame { bytes: out.into(), id_at }
     }
 }

@@ -5,21 +5,24 @@
 
 mod listener;
 mod presence;
+mod recent;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::account::Credential;
 use crate::delivery::frame::{Delivery, ServerEvent};
-use crate::event::{Audience, Cursor, Epoch, Position, Selector, Topic, UserId};
+use crate::event::{AppliedCell, Audience, Checkpoint, Cursor, Epoch, Position, Selector, Topic, UserId};
 pub use listener::{Closing, Listener, QueueItem, QueueRead, Subscription};
 pub use presence::{Changes, HereOnTopic};
+use recent::Recent;
 
 /// How many events are remembered that were taken back before they came.
 const MAX_RETRACTED: usize = 1_024;
@@ -63,7 +66,10 @@ pub enum Interest {
 /// Who listens on this node; see the module.
 pub struct Hub {
     routing: Mutex<Routing>,
-    applied: Arc<AtomicI64>,
+    /// The position alone, for the streams, which ask often.
+    applied: AtomicI64,
+    applied_cell: Arc<AppliedCell>,
+    has_digests: AtomicBool,
     limits: HubLimits,
     on_interest: Box<dyn Fn(Interest) + Send + Sync>,
     on_presence: Notify,
@@ -73,9 +79,10 @@ pub struct Hub {
 pub struct Routing {
     epoch: Option<Epoch>,
     floor: Position,
-    applied: Position,
+    applied: Checkpoint,
     /// Up to where a read for the listeners of a moment ago is under way: later ones replay that themselves.
-    reading: Position,
+    reading: Checkpoint,
+    recent: Recent,
     next_id: u64,
     listeners: HashMap<u64, Arc<Listener>>,
     by_user: HashMap<UserId, Vec<Arc<Listener>>>,
@@ -100,8 +107,17 @@ pub struct Fence {
     pub floor: Position,
     /// Positions above it arrive live; up to it they must be replayed.
     pub at: Position,
-    /// Whether the ring shows that nothing in (cursor, at] is for this listener.
+    /// The id of the event at `at`, if it is known.
+    pub at_id: Option<Uuid>,
+    /// Whether it is known here that the cursor is of this log, and that nothing in (cursor, at] is for this listener.
     pub missed_nothing: bool,
+}
+
+impl Fence {
+    /// Up to where must be replayed, with the event there.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { position: self.at, id: self.at_id }
+    }
 }
 
 /// Why a listener was not registered.
@@ -119,8 +135,9 @@ impl Hub {
         let routing = Routing {
             epoch: None,
             floor: 0,
-            applied: 0,
-            reading: 0,
+            applied: Checkpoint::default(),
+            reading: Checkpoint::default(),
+            recent: Recent::default(),
             next_id: 0,
             listeners: HashMap::new(),
             by_user: HashMap::new(),
@@ -133,7 +150,9 @@ impl Hub {
         };
         Self {
             routing: Mutex::new(routing),
-            applied: Arc::default(),
+            applied: AtomicI64::new(0),
+            applied_cell: Arc::default(),
+            has_digests: AtomicBool::new(false),
             limits,
             on_interest: Box::new(on_interest),
             on_presence: Notify::new(),
@@ -152,9 +171,24 @@ impl Hub {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// The same, for those who need nothing else of the hub.
-    pub fn applied_cell(&self) -> Arc<AtomicI64> {
-        self.applied.clone()
+    /// The same with the event there, for those who need nothing else of the hub.
+    pub fn applied_cell(&self) -> Arc<AppliedCell> {
+        self.applied_cell.clone()
+    }
+
+    /// [`Hub::applied`], when it was `position`, with the event there. `None` if it has moved since.
+    pub fn applied_at(&self, position: Position) -> Option<Checkpoint> {
+        self.applied_cell.get().map(|applied| applied.at).filter(|at| at.position == position)
+    }
+
+    /// Whether cursors are written with a digest.
+    pub fn has_digests(&self) -> bool {
+        self.has_digests.load(Ordering::Relaxed)
+    }
+
+    /// Whether cursors are written with a digest from now on.
+    pub fn set_digests(&self, has_digests: bool) {
+        self.has_digests.store(has_digests, Ordering::Relaxed);
     }
 
     /// Registers a listener; from the fence on, what is for it reaches its queue.
@@ -287,8 +321,11 @@ impl HubGuard<'_> {
     }
 
     /// A read up to `up_to` begins, for those who listen now; who comes later must replay that far.
-    pub fn reading(&mut self, up_to: Position) {
-        self.routing.reading = self.routing.reading.max(up_to);
+    pub fn reading(&mut self, up_to: impl Into<Checkpoint>) {
+        let up_to = up_to.into();
+        if up_to.position > self.routing.reading.position {
+            self.routing.reading = up_to;
+        }
     }
 
     /// Hands events to their listeners and moves `applied`. `routes` are all positions since `applied`; `None`:
@@ -297,36 +334,49 @@ impl HubGuard<'_> {
         &mut self,
         events: &[Arc<Delivery>],
         routes: Option<Vec<(Position, Audience)>>,
-        applied: Position,
+        applied: impl Into<Checkpoint>,
     ) {
+        let applied = applied.into();
         let routing = &mut *self.routing;
         for event in events.iter().filter(|event| !routing.retracted.contains(&event.position())) {
             routing.route(event);
         }
-        routing.retracted = routing.retracted.split_off(&(applied + 1));
+        routing.retracted = routing.retracted.split_off(&(applied.position + 1));
         match routes {
             Some(routes) => routing.remember(routes, &self.hub.limits),
-            None => routing.forget_routes(applied),
+            None => routing.forget_routes(applied.position),
         }
-        routing.applied = applied;
-        // After the queues: a listener that finds its queue empty may then say it has seen up to here.
-        self.hub.applied.store(applied, Ordering::Release);
+        for here in events.iter().map(|event| event.checkpoint()).chain([applied]) {
+            routing.recent.add(here, self.hub.limits.ring);
+        }
+        self.set_applied(applied);
+    }
+
+    /// After the queues: a listener that finds its queue empty may then say it has seen up to here.
+    fn set_applied(&mut self, applied: Checkpoint) {
+        self.routing.applied = applied;
+        if let Some(epoch) = &self.routing.epoch {
+            self.hub.applied_cell.set(epoch, applied);
+        }
+        self.hub.applied.store(applied.position, Ordering::Release);
     }
 
     /// Begins a history, or follows retention. A new history ends every stream: each comes back with a cursor
     /// of the old one and gets a reset.
-    pub fn begin(&mut self, epoch: &Epoch, floor: Position, applied: Position) {
+    pub fn begin(&mut self, epoch: &Epoch, floor: Position, applied: impl Into<Checkpoint>) {
+        let applied = applied.into();
         let routing = &mut *self.routing;
+        routing.floor = floor;
         if routing.epoch.as_ref() != Some(epoch) {
             routing.listeners.values().for_each(|l| l.close(Closing::Reconnect));
-            routing.forget_routes(applied);
+            routing.forget_routes(applied.position);
             routing.retracted.clear();
+            routing.recent.clear();
+            routing.recent.add(applied, self.hub.limits.ring);
             routing.epoch = Some(epoch.clone());
-            routing.applied = applied;
             routing.reading = applied;
-            self.hub.applied.store(applied, Ordering::Release);
+            self.set_applied(applied);
         }
-        routing.floor = floor;
     }
 
     /// Queues one of the server's own events for the listeners that `audience` targets.
@@ -344,7 +394,7 @@ impl HubGuard<'_> {
     /// notice may be faster than the event.
     pub fn retract(&mut self, audience: &Audience, position: Position) {
         self.forget(audience, position);
-        if position > self.routing.applied {
+        if position > self.routing.applied.position {
             self.routing.retracted.insert(position);
             if self.routing.retracted.len() > MAX_RETRACTED {
                 // The furthest is the likeliest to be read from the store, which knows.
@@ -426,10 +476,11 @@ impl Routing {
     }
 
     fn fence(&self, listener: &Arc<Listener>, cursor: Option<&Cursor>) -> Fence {
-        let at = self.applied.max(self.reading);
+        let is_reading = self.reading.position > self.applied.position;
+        let Checkpoint { position: at, id: at_id } = if is_reading { self.reading } else { self.applied };
         listener.resume_from(at);
         let missed_nothing = cursor.is_some_and(|cursor| {
-            at == self.applied && cursor.position >= self.ring_floor && {
+            !is_reading && cursor.position >= self.ring_floor && self.recent.confirms(cursor) && {
                 let since = self.ring.partition_point(|(position, _)| *position <= cursor.position);
                 !self.ring.range(since..).any(|(position, audience)| {
                     !cursor.has_seen(*position) && listener.reader.selector.targets(audience)
@@ -437,7 +488,7 @@ impl Routing {
             }
         });
         let epoch = self.epoch.clone().expect("listeners exist only once the log was seen");
-        Fence { epoch, floor: self.floor, at, missed_nothing }
+        Fence { epoch, floor: self.floor, at, at_id, missed_nothing }
     }
 }
 

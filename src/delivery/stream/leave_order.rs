@@ -8,7 +8,7 @@ use crate::event::{Cursor, Epoch, Position, Priority};
 ///
 /// `page` holds position and priority in position order: everything up to `end` that concerns the listener, and
 /// perhaps a few urgent ones from beyond it. Gives, for each event in the order it should leave, its index in `page` and the cursor that is true
-/// once it has been sent: nothing it skipped is lost on resume, nothing it overtook with is repeated. At most
+/// once it has been sent, without its digest: nothing it skipped is lost on resume, nothing it overtook with is repeated. At most
 /// [`Cursor::MAX_OVERTAKEN`] events are ahead at once; `ahead` are those sent earlier, and together with what
 /// `page` holds beyond `end` they may not be more.
 pub(super) fn leave_order(
@@ -37,7 +37,7 @@ pub(super) fn leave_order(
         }
         let position = page.get(oldest).map_or(end, |(position, _)| end.min(position - 1));
         let overtaken = overtaken.iter().copied().filter(|p| *p > position).collect();
-        order.push((next, Cursor { epoch: epoch.clone(), position, overtaken }));
+        order.push((next, Cursor { epoch: epoch.clone(), position, overtaken, digest: None }));
     }
     order
 }

@@ -8,7 +8,7 @@ use super::Streams;
 use super::leave_order::leave_order;
 use crate::delivery::frame::{Delivery, Form};
 use crate::delivery::hub::Listener;
-use crate::event::{Cursor, Event, Millis, Position, Priority};
+use crate::event::{Checkpoint, Cursor, Event, Millis, Position, Priority, id_digest};
 use crate::failpoint::is_armed;
 use crate::store::{Page, StoreError};
 
@@ -37,6 +37,9 @@ impl Streams {
         if cursor.position < floor {
             return Ok(Backlog::Lost("retention"));
         }
+        if !self.is_of_this_log(&cursor, &page, floor).await? {
+            return Ok(Backlog::Lost("epoch"));
+        }
         let is_new = |event: &Event| !cursor.has_seen(event.position) || is_armed("replay_repeats");
         page.events.retain(is_new);
         // Of large events, no more are read the next time than were of use.
@@ -57,7 +60,27 @@ impl Streams {
             self.bound(&mut ahead);
             page.events.append(&mut ahead.events);
         }
-        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, page, form) }))
+        let frame =
+            |delivery: &Delivery, sent: &Cursor| delivery.frame(form).ending_with(Some(&self.written(sent)));
+        Ok(Backlog::Page(Replay { next_limit, ..order(&cursor, page, frame) }))
+    }
+
+    /// Whether the event still stands in the log that the cursor names last. Nothing at or below the floor does.
+    async fn is_of_this_log(
+        &self,
+        cursor: &Cursor,
+        page: &Page,
+        floor: Position,
+    ) -> Result<bool, StoreError> {
+        let (Some(digest), furthest) = (cursor.digest, cursor.furthest()) else { return Ok(true) };
+        if furthest <= floor {
+            return Ok(true);
+        }
+        let id = match cursor.overtaken.is_empty() {
+            true => page.after_id,
+            false => self.store.id_at(furthest).await?,
+        };
+        Ok(id.is_some_and(|id| id_digest(&id) == digest))
     }
 
     /// Keeps what may be held for one stream; the rest is read again when its turn comes. Whether there is one.
@@ -71,7 +94,8 @@ impl Streams {
         let is_cut = keep < page.events.len();
         if is_cut {
             page.events.truncate(keep);
-            page.end = page.events[keep - 1].position;
+            let last = &page.events[keep - 1];
+            (page.end, page.end_id) = (last.position, Some(last.id));
         }
         is_cut
     }
@@ -94,16 +118,40 @@ pub(super) struct Replay {
     pub next_limit: u32,
 }
 
-fn order(cursor: &Cursor, page: Page, form: Form) -> Replay {
+/// Gives a cursor of [`leave_order`] the digest of the event that it names last. Where it names none, since what follows
+/// the last one sent is not for this listener, it is moved back to that.
+fn add_digest(sent: &mut Cursor, before: &Cursor, page: &Page) {
+    let at = |position: Position| {
+        let found = page.events.binary_search_by_key(&position, |event| event.position);
+        found.ok().map(|index| Checkpoint::new(position, page.events[index].id))
+    };
+    let furthest = sent.furthest();
+    if furthest == page.end {
+        sent.digest = page.end().digest();
+    } else if let Some(named) = at(furthest) {
+        sent.digest = named.digest();
+    } else if furthest == before.furthest() {
+        sent.digest = before.digest;
+    } else {
+        let all_sent = page.events.partition_point(|event| event.position <= sent.position);
+        if let Some(last) = all_sent.checked_sub(1).map(|index| &page.events[index]) {
+            (sent.position, sent.digest) = (last.position, Some(id_digest(&last.id)));
+        }
+    }
+}
+
+fn order(cursor: &Cursor, page: Page, frame: impl Fn(&Delivery, &Cursor) -> Bytes) -> Replay {
     let places: Vec<_> = page.events.iter().map(|event| (event.position, event.priority)).collect();
-    let order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
+    let mut order = leave_order(&cursor.epoch, &places, page.end, &cursor.overtaken);
+    order.iter_mut().for_each(|(_, sent)| add_digest(sent, cursor, &page));
     let encode = |event| Delivery::new(&cursor.epoch, event);
+    let page_end = page.end();
     let deliveries: Vec<_> = page.events.into_iter().map(encode).collect();
     let end = order.last().map_or_else(
-        || Cursor {
-            epoch: cursor.epoch.clone(),
-            position: page.end,
-            overtaken: cursor.overtaken.iter().copied().filter(|p| *p > page.end).collect(),
+        || {
+            let mut end = cursor.clone();
+            end.reach(page_end);
+            end
         },
         |(_, cursor)| cursor.clone(),
     );
@@ -111,7 +159,7 @@ fn order(cursor: &Cursor, page: Page, form: Form) -> Replay {
         .into_iter()
         .map(|(index, cursor)| {
             let delivery = &deliveries[index];
-            (delivery.frame(form).ending_with(Some(&cursor)), delivery.event().expires_at)
+            (frame(delivery, &cursor), delivery.event().expires_at)
         })
         .collect();
     Replay { frames, end, next_limit: 1 }

@@ -1,3 +1,5 @@
+mod digest_tests;
+
 use super::*;
 use crate::account::Credential;
 use crate::delivery::hub::{HubLimits, Subscription, SweepLimits};

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
 use super::{DIALECT, Failure, PostgresStore, bound};
-use crate::event::{Epoch, Event, Expiry, Millis, NewEvent, Position, Topic, UserId};
+use crate::event::{Applied, Epoch, Event, Expiry, Millis, NewEvent, Position, Topic, UserId};
 use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
 use crate::store::scan::{Scan, Scanned};
 use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError, TARGETS_FORM};
@@ -14,13 +14,20 @@ use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError, TARGET
 const NOT_YET_WRITTEN: &str = "CA001";
 
 const LOG_STATE: &str = "
-    select s.epoch, s.floor, greatest(s.floor, (select max(position) from events)) as head, carillon_now() as now,
-        s.forms
-    from log_state s";
+    select s.epoch, s.floor, greatest(s.floor, l.position) as head,
+        case when l.position >= s.floor then l.id end as head_id, carillon_now() as now, s.forms, false as is_new_epoch
+    from log_state s
+    left join (select position, id from events order by position desc limit 1) l on true";
 
+const COMPARE: &str = "select * from carillon_log_state($1, $2, $3, false)";
+
+/// It names a column of the comparison among the append's arguments, and so comes after it.
 const APPEND: &str = "
-    select * from carillon_append_events(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+    select a.*, s.epoch, s.head_id, s.is_new_epoch
+    from carillon_log_state($18, $19, $20, true) s
+    cross join lateral carillon_append_events(
+        case when s.head is not null then $1::int end, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+        $16, $17) a";
 
 const RETRACT: &str = "
     update events set retracted_at = carillon_now()
@@ -30,38 +37,45 @@ const RETRACT: &str = "
 impl PostgresStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
         let row = self.within(async |c| sqlx::query(LOG_STATE).fetch_one(c).await).await?;
-        let read = || {
-            Ok(LogState {
-                epoch: epoch(row.try_get("epoch")?)?,
-                floor: row.try_get("floor")?,
-                head: row.try_get("head")?,
-                now: row.try_get("now")?,
-                forms: row.try_get("forms")?,
-            })
-        };
-        Ok(read().map_err(Failure::Sql)?)
+        Ok(log_state(&row).map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn renew_epoch(&self, old: &Epoch) -> Result<Epoch> {
-        const RENEW: &str = "update log_state set epoch = carillon_new_epoch() where epoch = $1";
-        // Two statements: the second sees what another node wrote while the first waited for it.
-        let text = self
-            .within(async |c| {
-                sqlx::query(RENEW).bind(old.as_str()).execute(&mut *c).await?;
-                epoch(sqlx::query_scalar("select epoch from log_state").fetch_one(c).await?)
-            })
-            .await?;
-        Ok(text)
+    pub(in crate::store) async fn compare(&self, applied: &Applied) -> Result<LogState> {
+        let Applied { epoch, at } = applied;
+        let query = sqlx::query(COMPARE).bind(epoch.as_str()).bind(at.position).bind(at.id);
+        let row = self.within(async |c| query.fetch_one(c).await).await?;
+        Ok(log_state(&row).map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
+    pub(in crate::store) async fn id_at(&self, position: Position) -> Result<Option<Uuid>> {
+        let query = sqlx::query_scalar("select id from events where position = $1").bind(position);
+        Ok(self.within(async |c| query.fetch_optional(c).await).await?)
+    }
+
+    pub(in crate::store) async fn append(
+        &self,
+        events: &[NewEvent],
+        applied: Option<&Applied>,
+    ) -> Result<Appended> {
         if events.is_empty() {
-            return Ok(Appended { previous: self.log_state().await?.head, events: Vec::new() });
+            let LogState { epoch, head, head_id, is_new_epoch, .. } = match applied {
+                Some(applied) => self.compare(applied).await?,
+                None => self.log_state().await?,
+            };
+            return Ok(Appended {
+                epoch,
+                is_new_epoch,
+                previous: head,
+                previous_id: head_id,
+                events: Vec::new(),
+            });
         }
         // One statement on its own, so that the log's lock is never held across a round trip.
         let columns = Columns::of(events);
         let row =
-            self.within(async |c| columns.append(c).await).await.map_err(|failure| match failure.code() {
+            self.within(async |c| columns.append(c, applied).await).await.map_err(|failure| match failure
+                .code()
+            {
                 Some(code) if code == NOT_YET_WRITTEN => StoreError::Form(TARGETS_FORM),
                 _ => failure.into(),
             })?;
@@ -131,7 +145,7 @@ impl<'a> Columns<'a> {
         columns
     }
 
-    async fn append(&self, connection: &mut PgConnection) -> sqlx::Result<PgRow> {
+    async fn append(&self, connection: &mut PgConnection, applied: Option<&Applied>) -> sqlx::Result<PgRow> {
         let key = |e: &NewEvent| e.idempotency.as_ref().map(|(key, _)| key.clone());
         let end_at = |e: &NewEvent| if let Expiry::At(at) = e.expiry { Some(at) } else { None };
         let end_in = |e: &NewEvent| if let Expiry::After(span) = e.expiry { Some(span) } else { None };
@@ -153,6 +167,9 @@ impl<'a> Columns<'a> {
             .bind(&self.recipient_places)
             .bind(&self.topics)
             .bind(&self.topic_places)
+            .bind(applied.map(|applied| applied.epoch.as_str()))
+            .bind(applied.map(|applied| applied.at.position))
+            .bind(applied.and_then(|applied| applied.at.id))
             .fetch_one(connection)
             .await
     }
@@ -201,7 +218,25 @@ fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
             outcome.expires_at = *expires.get(index).ok_or_else(missing)?;
         }
     }
-    Ok(Appended { previous: row.try_get("previous")?, events: outcomes })
+    Ok(Appended {
+        epoch: epoch(row.try_get("epoch")?)?,
+        is_new_epoch: row.try_get("is_new_epoch")?,
+        previous: row.try_get("previous")?,
+        previous_id: row.try_get("head_id")?,
+        events: outcomes,
+    })
+}
+
+fn log_state(row: &PgRow) -> sqlx::Result<LogState> {
+    Ok(LogState {
+        epoch: epoch(row.try_get("epoch")?)?,
+        floor: row.try_get("floor")?,
+        head: row.try_get("head")?,
+        head_id: row.try_get("head_id")?,
+        now: row.try_get("now")?,
+        forms: row.try_get("forms")?,
+        is_new_epoch: row.try_get("is_new_epoch")?,
+    })
 }
 
 fn epoch(text: String) -> sqlx::Result<Epoch> {

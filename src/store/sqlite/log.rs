@@ -5,16 +5,24 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{DIALECT, SqliteStore, bound, failed, list, now};
-use crate::event::{Audience, Epoch, Event, Millis, NewEvent, Position, Priority, UserId};
+use crate::event::{Applied, Audience, Epoch, Event, Millis, NewEvent, Position, Priority, UserId};
 use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
 use crate::store::scan::{Scan, Scanned};
-use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError};
+use crate::store::{Appended, AppendedEvent, LogState, Result};
 
+/// Compared with what was applied: `?1` epoch, `?2` position, `?3` id; all null: with nothing.
 const LOG_STATE: &str = concat!(
-    "select epoch, floor, max(floor, coalesce((select max(position) from events), 0)) as head, ",
+    "select s.epoch, s.floor, max(s.floor, coalesce(l.position, 0)) as head, ",
     now!(),
-    " as now, forms from log_state"
+    " as now, s.forms, case when l.position >= s.floor then l.id end as head_id,
+        coalesce(s.epoch = ?1 and (
+            ?2 > max(s.floor, coalesce(l.position, 0))
+            or ?3 is not null and ?2 > s.floor
+                and not exists (select 1 from events e where e.position = ?2 and e.id = ?3)
+        ), false) as is_lost
+    from log_state s left join (select position, id from events order by position desc limit 1) l on true"
 );
+const NEW_EPOCH: &str = "update log_state set epoch = lower(hex(randomblob(4)))";
 const RETRACT: &str = concat!(
     "update events set retracted_at = ",
     now!(),
@@ -36,29 +44,39 @@ const FIRST_OF_KEY: &str = "
 
 impl SqliteStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
-        let row = sqlx::query(LOG_STATE).fetch_one(&self.readers).await.map_err(failed)?;
-        let epoch: String = row.try_get("epoch").map_err(failed)?;
-        Ok(LogState {
-            epoch: epoch_of(&epoch)?,
-            floor: row.try_get("floor").map_err(failed)?,
-            head: row.try_get("head").map_err(failed)?,
-            now: row.try_get("now").map_err(failed)?,
-            forms: row.try_get("forms").map_err(failed)?,
-        })
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        Ok(log_state(&mut connection, None).await.map_err(failed)?.0)
     }
 
-    pub(in crate::store) async fn renew_epoch(&self, old: &Epoch) -> Result<Epoch> {
-        sqlx::query("update log_state set epoch = lower(hex(randomblob(4))) where epoch = ?1")
-            .bind(old.as_str())
-            .execute(&self.writer)
-            .await
-            .map_err(failed)?;
-        Ok(self.log_state().await?.epoch)
-    }
-
-    pub(in crate::store) async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
+    pub(in crate::store) async fn compare(&self, applied: &Applied) -> Result<LogState> {
+        let mut connection = self.readers.acquire().await.map_err(failed)?;
+        let (state, is_lost) = log_state(&mut connection, Some(applied)).await.map_err(failed)?;
+        drop(connection);
+        if !is_lost {
+            return Ok(state);
+        }
         let mut connection = self.writer.acquire().await.map_err(failed)?;
-        append(&mut connection, events).await.map_err(failed)
+        let compared = async {
+            let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let state = compare(&mut work, Some(applied)).await?;
+            work.commit().await?;
+            Ok(state)
+        };
+        compared.await.map_err(failed)
+    }
+
+    pub(in crate::store) async fn id_at(&self, position: Position) -> Result<Option<Uuid>> {
+        let query = sqlx::query_scalar("select id from events where position = ?1").bind(position);
+        query.fetch_optional(&self.readers).await.map_err(failed)
+    }
+
+    pub(in crate::store) async fn append(
+        &self,
+        events: &[NewEvent],
+        applied: Option<&Applied>,
+    ) -> Result<Appended> {
+        let mut connection = self.writer.acquire().await.map_err(failed)?;
+        append(&mut connection, events, applied).await.map_err(failed)
     }
 
     pub(in crate::store) async fn scan<T: From<EventRow>>(&self, scan: &Scan<'_>) -> Result<Scanned<T>> {
@@ -93,10 +111,47 @@ impl SqliteStore {
     }
 }
 
-async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx::Result<Appended> {
+/// Where the log stands, and whether it has lost what was applied.
+async fn log_state(
+    connection: &mut SqliteConnection,
+    applied: Option<&Applied>,
+) -> sqlx::Result<(LogState, bool)> {
+    let query = sqlx::query(LOG_STATE)
+        .bind(applied.map(|applied| applied.epoch.as_str()))
+        .bind(applied.map(|applied| applied.at.position))
+        .bind(applied.and_then(|applied| applied.at.id));
+    let row = query.fetch_one(connection).await?;
+    let state = LogState {
+        epoch: epoch(row.try_get("epoch")?)?,
+        floor: row.try_get("floor")?,
+        head: row.try_get("head")?,
+        head_id: row.try_get("head_id")?,
+        now: row.try_get("now")?,
+        forms: row.try_get("forms")?,
+        is_new_epoch: false,
+    };
+    Ok((state, row.try_get("is_lost")?))
+}
+
+/// The same in a transaction that writes: a log that has lost what was applied begins a new epoch.
+async fn compare(connection: &mut SqliteConnection, applied: Option<&Applied>) -> sqlx::Result<LogState> {
+    let (state, is_lost) = log_state(connection, applied).await?;
+    if !is_lost {
+        return Ok(state);
+    }
+    sqlx::query(NEW_EPOCH).execute(&mut *connection).await?;
+    let (state, _) = log_state(connection, None).await?;
+    Ok(LogState { is_new_epoch: true, ..state })
+}
+
+async fn append(
+    connection: &mut SqliteConnection,
+    events: &[NewEvent],
+    applied: Option<&Applied>,
+) -> sqlx::Result<Appended> {
     let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let state = sqlx::query(LOG_STATE).fetch_one(&mut *work).await?;
-    let (previous, now): (Position, Millis) = (state.try_get("head")?, state.try_get("now")?);
+    let LogState { epoch, is_new_epoch, head: previous, head_id: previous_id, now, .. } =
+        compare(&mut work, applied).await?;
     let mut outcomes = Vec::with_capacity(events.len());
     for event in events {
         let expires_at = event.expiry.from(now);
@@ -129,7 +184,7 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
         outcomes.push(outcome);
     }
     work.commit().await?;
-    Ok(Appended { previous, events: outcomes })
+    Ok(Appended { epoch, is_new_epoch, previous, previous_id, events: outcomes })
 }
 
 /// Writes whom an event is for. Beside a target, normal priority is null.
@@ -161,8 +216,8 @@ fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
     })
 }
 
-fn epoch_of(text: &str) -> Result<Epoch> {
-    text.parse().map_err(|_| StoreError::Failed("the epoch in the database is malformed".into()))
+fn epoch(text: &str) -> sqlx::Result<Epoch> {
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
