@@ -35,6 +35,7 @@ static DIALECT: Dialect = Dialect {
     greatest: "greatest",
     materialized: "materialized",
     each: "select e.position from unnest(LIST) k(item) cross join lateral (SUBSELECT) e",
+    event_of_each: "cross join lateral (select * from events where position = s.position offset 0) e",
     item: "k.item",
     is_in: |column, list| format!("{column} = any({list})"),
     not_looked_up: "",

@@ -133,6 +133,9 @@ pub(super) struct Dialect {
     pub(super) materialized: &'static str,
     /// For each `k` of a list, a limited subselect: `LIST` and `SUBSELECT` stand for both.
     pub(super) each: &'static str,
+    /// The event `e` of each `s.position`, looked up one after the other: otherwise a condition on events may be asked of
+    /// the whole log first.
+    pub(super) event_of_each: &'static str,
     /// An item of the list in `each`.
     pub(super) item: &'static str,
     /// Whether a column's value is in a list.
@@ -154,21 +157,24 @@ pub(super) struct Dialect {
 pub(super) const EVENT_COLUMNS: &str = "e.position, e.id, e.type, e.priority, e.audience, e.topic, e.data, \
     e.created_at, e.expires_at, e.keep_after_read, e.publisher";
 
-/// When `reader` read event `e`, as an expression over `r`, their receipt for it. What they said about the event
-/// itself outweighs the marks; of those the lowest at or above it is the one that came first.
-fn read_at(reader: &str) -> String {
+/// `column` of the receipt of `reader` for event `e`, or null. Asked for each event by itself: joined, all of the
+/// reader's receipts may be read. A range of one position, since only the index by users serves that well: in the index
+/// over positions stand the receipts of everybody who read the event.
+fn receipt(reader: &str, column: &str) -> String {
     format!(
-        "case when r.is_read then r.at when r.is_read is null then (
-            select m.at from read_marks m where m.user_id = {reader} and m.position >= e.position
-            order by m.position limit 1) end"
+        "(select {column} from receipts r
+            where r.user_id = {reader} and r.position >= e.position and r.position <= e.position)"
     )
 }
 
-/// Joins `r`, the receipt of `reader` for event `e`. A range of one position, since only the index by users serves that
-/// well: in the index over positions stand the receipts of everybody who read the event.
-fn receipt(reader: &str) -> String {
+/// When `reader` read event `e`. What they said about the event itself outweighs the marks; of those the lowest at or
+/// above it is the one that came first.
+fn read_at(reader: &str) -> String {
     format!(
-        "left join receipts r on r.user_id = {reader} and r.position >= e.position and r.position <= e.position"
+        "nullif(coalesce({receipt}, (
+            select m.at from read_marks m where m.user_id = {reader} and m.position >= e.position
+            order by m.position limit 1)), -1)",
+        receipt = receipt(reader, "case when r.is_read then r.at else -1 end"),
     )
 }
 
@@ -180,10 +186,9 @@ impl Dialect {
         let (order, last) = if scan.newest_first { ("desc", "min") } else { ("asc", "max") };
         let Self { materialized, .. } = self;
         let (users, topics) = self.audience(scan.reader.map(|_| "$6"));
-        let (reading, receipts) = match scan.reader {
-            None => ("null as read_at".to_owned(), String::new()),
-            Some(_) if scan.unread_only => ("r.is_read, null as read_at".to_owned(), receipt("$6")),
-            Some(_) => (format!("{} as read_at", read_at("$6")), receipt("$6")),
+        let read_at = match scan.reader {
+            Some(_) if !scan.unread_only => read_at("$6"),
+            _ => "null".to_owned(),
         };
         let (looked, within_bytes, bytes) = match scan.text {
             None => ("scanned", String::new(), "0"),
@@ -210,14 +215,14 @@ impl Dialect {
             from edge left join (
                 select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
                 from (
-                    select e.*, {reading}
-                    from {looked} s join events e on e.position = s.position {receipts}
+                    select e.*, {read_at} as read_at from {looked} s {event}
                 ) e
                 where {wanted}
                 order by e.position {order} limit $10
             ) w on true
             order by w.position {order}",
             scanned = self.scanned(scan),
+            event = self.event_of_each,
             wanted = self.wanted(scan),
         )
     }
@@ -229,9 +234,7 @@ impl Dialect {
         format!(
             "with {scanned},
             found as {materialized} (
-                select e.position, e.type
-                from (select e.*, r.is_read from scanned s join events e on e.position = s.position {receipt}) e
-                where {wanted}
+                select e.position, e.type from scanned s {event} where {wanted}
                 order by e.position desc limit $10 + 1
             )
             select edge.is_cut, w.*
@@ -244,7 +247,7 @@ impl Dialect {
             ) w on true
             order by w.unread desc, w.type",
             scanned = self.scanned(scan),
-            receipt = receipt("$6"),
+            event = self.event_of_each,
             wanted = self.wanted(scan),
         )
     }
@@ -254,18 +257,20 @@ impl Dialect {
         format!(
             "looked as {} (
                 select position, bytes from (
-                    select s.position, coalesce(octet_length(e.data), 0) as bytes,
-                        sum(octet_length(e.data)) over (order by s.position {order}) as total
-                    from scanned s left join events e on e.position = s.position
+                    select position, bytes, sum(bytes) over (order by position {order}) as total
+                    from (
+                        select s.position, coalesce((
+                            select octet_length(e.data) from events e where e.position = s.position), 0) as bytes
+                        from scanned s
+                    ) lengths
                 ) sized
-                where total is null or total - bytes < $12
+                where total - bytes < $12
             )",
             self.materialized
         )
     }
 
-    /// Whether event `e` is what a scan wants. For a reader it has their receipt's `is_read`, if only unread ones are
-    /// wanted, else `read_at`.
+    /// Whether event `e` is what a scan wants. Of all that a reader has it has `read_at`.
     fn wanted(&self, scan: &Scan<'_>) -> String {
         let Self { now, no_types, .. } = self;
         let mut wanted = format!(
@@ -280,9 +285,10 @@ impl Dialect {
             // Below the mark stand only those that the reader has marked unread, whomever they are for.
             let _ = write!(
                 wanted,
-                " and not coalesce(e.is_read, e.position <= (select position from top))
-                    and (e.position > (select position from top) or {})",
-                self.targets(scan.selector)
+                " and (e.position > (select position from top) or {targets})
+                    and not coalesce({is_read}, e.position <= (select position from top))",
+                targets = self.targets(scan.selector),
+                is_read = receipt("$6", "r.is_read"),
             );
         } else if scan.reader.is_some() {
             let _ = write!(
@@ -349,8 +355,10 @@ impl Dialect {
                 Some(other) => format!("and t.priority = {}", other as i16),
             };
             if *everyone {
+                // That urgent is not normal, which the index by priority demands, SQLite does not conclude.
+                let of_index = if of_level.is_empty() { "" } else { "and t.priority <> 1" };
                 branches.push(format!(
-                    "select t.position from events t where t.audience = 0 {of_level} and {range} {end}"
+                    "select t.position from events t where t.audience = 0 {of_level} {of_index} and {range} {end}"
                 ));
             }
             for (is_named, list, table, column) in [
@@ -438,8 +446,7 @@ impl Dialect {
             "select {EVENT_COLUMNS}, {users} as users, {topics} as topics, e.read_at
             from (
                 select e.*, {read_at} as read_at
-                from events e {receipt}
-                where e.id = $1
+                from events e where e.id = $1
             ) e
             where e.retracted_at is null
                 and (e.audience <> 1
@@ -448,7 +455,6 @@ impl Dialect {
                 and ($3 or e.read_at is null or e.keep_after_read is null
                     or e.read_at + e.keep_after_read > (select {now}))",
             read_at = read_at("$2"),
-            receipt = receipt("$2"),
             now = self.now,
         )
     }

@@ -34,6 +34,7 @@ static DIALECT: Dialect = Dialect {
     materialized: "materialized",
     // A cross join is made in the order in which it is written.
     each: "select e.position from json_each(LIST) k cross join events e on e.position in (SUBSELECT)",
+    event_of_each: "cross join events e on e.position = s.position",
     item: "k.value",
     is_in: |column, list| format!("{column} in (select value from json_each({list}))"),
     not_looked_up: "+",

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use carillon::account::Role;
 use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, UserId};
 use carillon::store::{InboxEntry, InboxOrder, InboxQuery, ReadBudget, Reader, Store};
 use rand::rngs::StdRng;

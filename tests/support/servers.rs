@@ -217,11 +217,15 @@ impl PostgresServer {
 
     /// Sends a signal to all its processes.
     pub fn signal(&self, name: &str) {
+        // First the one that starts others, last when they go on.
+        self.processes().into_iter().for_each(|pid| signal_if_there(pid, name));
+    }
+
+    /// All its processes, first the one that starts the others.
+    pub fn processes(&self) -> Vec<u32> {
         let lines = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         let postmaster: u32 = lines.lines().next().unwrap().parse().unwrap();
-        let backends = children(postmaster);
-        // First the one that starts others, last when they go on.
-        std::iter::once(postmaster).chain(backends).for_each(|pid| signal_if_there(pid, name));
+        std::iter::once(postmaster).chain(children(postmaster)).collect()
     }
 
     /// Executes a statement as its superuser, in another database than the tests'.
