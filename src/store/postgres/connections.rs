@@ -20,8 +20,8 @@ use crate::store::{Pool, Result, StoreError, StoreLimits};
 
 /// How long a connection may take to answer a ping.
 const PING_DEADLINE: Duration = Duration::from_secs(2);
-/// A connection that was idle no longer than this is used without a ping.
-const FRESH: Duration = Duration::from_secs(1);
+/// A connection that was idle no longer than this is used without a ping. On a busy node none is idle for longer.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// The pools of one store, and how connections are made.
 pub(super) struct Connections {
