@@ -6,6 +6,7 @@ mod failover;
 mod nodes;
 mod permissions;
 mod postgres;
+mod postgres_failover;
 mod redis;
 mod soak;
 mod time;
