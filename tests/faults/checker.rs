@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use carillon::event::Priority;
 
+pub use mark::digest as digest_in;
 pub use measurements::Measurements;
 
 use crate::ledger::{At, Heard, Ledger, Listener};

@@ -8,6 +8,7 @@ mod checker;
 mod checker_tests;
 mod client;
 mod evidence;
+mod failover;
 
 mod ledger;
 mod proxy;

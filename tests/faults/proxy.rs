@@ -108,7 +108,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            upstream,
+            upstream: watch::Sender::new(upstream),
             is_redis: url.scheme() == "redis",
             rules: watch::Sender::new(Rules::default()),
             cut_after: Mutex::default(),
@@ -145,6 +145,11 @@ impl Faults {
         cut.send_replace(Some(ending));
         // Every connection holds a receiver until it is closed.
         cut.closed().await;
+    }
+
+    /// New connections go to the server at this port of the loopback.
+    pub fn lead_to(&self, port: u16) {
+        self.0.upstream.send_modify(|upstream| upstream.set_port(port));
     }
 
     /// Whether new connections are reset at once.
@@ -242,7 +247,7 @@ pub fn contains(pattern: &[u8]) -> impl Fn(&[u8]) -> bool + Send + Sync + 'stati
 
 /// What the handle, the listener and all connections know.
 struct Shared {
-    upstream: SocketAddr,
+    upstream: watch::Sender<SocketAddr>,
     is_redis: bool,
     rules: watch::Sender<Rules>,
     /// For connections to come.
@@ -360,7 +365,8 @@ impl Connection {
     }
 
     async fn run(mut self) {
-        let mut connecting = pin!(TcpStream::connect(self.shared.upstream));
+        let upstream = *self.shared.upstream.borrow();
+        let mut connecting = pin!(TcpStream::connect(upstream));
         let connected = tokio::select! {
             connected = &mut connecting => connected.ok(),
             // The server may have taken the connection already, and is to see the right end of it.

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::checker::{Check, Promises, Verdict, check};
 use crate::client::{Client, OPEN_WITHIN, Options, PAUSE, Pace};
+use crate::failover::Failover;
 use crate::ledger::{At, Audience, Heard, LedgerWriter, Listener, SENTINEL, Sample, What};
 use crate::publisher::{Load, Mix, Publisher, ToPublish};
 use crate::report::Report;
@@ -102,6 +103,8 @@ pub struct Run {
     pub ledger: LedgerWriter,
     /// Where the seed's draws are made.
     pub draws: StdRng,
+    /// What a failover of the store lost, if there was one.
+    pub failover: Option<Failover>,
     plan: Plan,
     seed: u64,
     load: Option<Load>,
@@ -154,6 +157,7 @@ impl Run {
         let run = Self {
             clients: Vec::new(),
             draws: StdRng::seed_from_u64(seed),
+            failover: None,
             load: None,
             watched,
             _sampler: AbortOnDropHandle::new(sampler),
@@ -316,7 +320,12 @@ impl Run {
         self.wait_for(&sentinels).await;
         self.wait_for_samples().await;
         self.clients.clear();
-        let ledger = self.ledger.finish();
+        let mut ledger = self.ledger.finish();
+        if let Some(failover) = &self.failover {
+            let (lost, acked) = (failover.lost(), failover.lost_acknowledged(&ledger));
+            println!("{}: the failover lost {lost} events, {acked} of them acknowledged", self.plan.name);
+            failover.rewrite(&mut ledger);
+        }
         let verdict = check(&ledger, &self.plan.promises);
         let is_another = |h: &&Heard| h.connection > 1 && matches!(h.what, What::Opened { .. });
         let reconnections = ledger.heard.iter().filter(is_another).count();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -183,6 +184,15 @@ const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 impl PostgresServer {
     /// Starts one, with fsync on.
     pub fn start() -> Self {
+        let server = Self::new();
+        let initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"];
+        run(as_postgres("initdb").args(initdb).arg(server.data()));
+        server.control("start");
+        server
+    }
+
+    /// Without anything in its folder yet.
+    fn new() -> Self {
         let folder = TempDir::new().unwrap();
         // The server runs as another user, which must get through to its own folder.
         let status = Command::new("chmod").arg("755").arg(folder.path()).status().unwrap();
@@ -190,13 +200,44 @@ impl PostgresServer {
         let server = Self { port: free_port(), folder };
         let data = server.data();
         std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
         if is_root() {
             assert!(Command::new("chown").arg("postgres").arg(&data).status().unwrap().success());
         }
-        let initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"];
-        run(as_postgres("initdb").args(initdb).arg(&data));
-        server.control("start");
         server
+    }
+
+    /// A standby of the server that is reached at this port, which may be on the way to it: it streams from there.
+    pub fn standby_of(port: u16) -> Self {
+        let standby = Self::new();
+        let from = format!("host=127.0.0.1 port={port} user=postgres");
+        run(as_postgres("pg_basebackup")
+            .args(["-R", "-c", "fast", "-X", "stream", "-d", &from, "-D"])
+            .arg(standby.data()));
+        standby.control("start");
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        run(as_postgres("pg_ctl").arg("-D").arg(self.data()).args(["-w", "promote"]));
+    }
+
+    /// Stops it in order: its standbys get all that it has.
+    pub fn stop_in_order(&self) {
+        run(as_postgres("pg_ctl").arg("-D").arg(self.data()).args(["-m", "fast", "-w", "stop"]));
+    }
+
+    /// Its port on the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of a database of another server, on this one.
+    pub fn own(&self, url: &str) -> String {
+        let mut url = url::Url::parse(url).unwrap();
+        url.set_port(Some(self.port)).unwrap();
+        url.into()
     }
 
     /// The address of a new, empty database on it.
@@ -250,7 +291,8 @@ impl PostgresServer {
         std::fs::read_to_string(self.data().join("server.log")).unwrap()
     }
 
-    fn url(&self) -> String {
+    /// The address of another database than the tests'.
+    pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 

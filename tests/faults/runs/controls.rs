@@ -107,12 +107,12 @@ async fn let_everybody_replay_everything(url: &str) {
     sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
 }
 
-fn control(name: &'static str) -> Plan {
+pub(super) fn control(name: &'static str) -> Plan {
     Plan::new(name, "the checker finds what a missing safeguard lets through")
 }
 
 /// A cluster whose nodes have this failpoint, unless the safeguard is to be on.
-async fn armed(plan: &Plan, failpoint: &str, is_on: bool) -> World {
+pub(super) async fn armed(plan: &Plan, failpoint: &str, is_on: bool) -> World {
     let mut world = plan.world().await;
     if !is_on {
         let armed = ("FAILPOINTS".to_owned(), format!("{failpoint}=return"));
@@ -139,7 +139,7 @@ async fn with_one_away(mut run: Run) -> Outcome {
 }
 
 #[track_caller]
-fn verdict(outcome: &Outcome, is_on: bool, found: &[Check]) {
+pub(super) fn verdict(outcome: &Outcome, is_on: bool, found: &[Check]) {
     if is_on {
         outcome.assert_clean();
     } else {

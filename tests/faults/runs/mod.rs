@@ -7,6 +7,7 @@ mod links;
 mod nodes;
 mod permissions;
 mod postgres;
+mod postgres_failover;
 mod redis;
 mod soak;
 mod time;
