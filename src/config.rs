@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
+use crate::event::draft;
 use crate::identity::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 use crate::node::NodeLimits;
 use crate::store::{Store, StoreError, StoreLimits};
@@ -30,6 +31,9 @@ pub const TOPIC_RULES: &str = "topic_rules";
 const MAX_SECONDS: u64 = 365 * 86_400;
 /// The longest retention, in days: a century.
 const MAX_DAYS: u64 = 36_500;
+
+/// The least of [`ServeArgs::max_recipients`]: one event with as many as it may have.
+const MAX_RECIPIENTS: u64 = draft::MAX_RECIPIENTS as u64;
 
 /// A number that is not below `least`.
 fn at_least<T: TryFrom<u64> + Clone + Send + Sync>(least: u64) -> RangedU64ValueParser<T> {
@@ -162,6 +166,9 @@ pub struct ServeArgs {
     /// The most bytes of an event's data
     #[arg(long, env = "CARILLON_MAX_DATA_BYTES", default_value_t = 65_536, value_parser = at_least::<usize>(1))]
     pub max_data_bytes: usize,
+    /// The most recipients of one request to publish, and of one append, which holds up all nodes
+    #[arg(long, env = "CARILLON_MAX_RECIPIENTS", default_value_t = 10_000, value_parser = at_least::<usize>(MAX_RECIPIENTS))]
+    pub max_recipients: usize,
     /// The most connections at once; more wait to be accepted
     #[arg(long, env = "CARILLON_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = at_least::<usize>(1))]
     pub max_connections: usize,
@@ -221,6 +228,7 @@ impl ServeArgs {
     /// A node's bounds, with what was set.
     pub fn node_limits(&self) -> NodeLimits {
         let mut limits = NodeLimits::default();
+        limits.publish.recipients = self.max_recipients;
         limits.hub.queue_events = self.queue_events;
         limits.hub.queue_bytes = self.queue_bytes;
         limits.hub.streams_per_user = self.streams_per_user;

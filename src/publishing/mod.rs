@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
-use crate::event::{Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId};
+use crate::event::{
+    Audience, Draft, Event, Fingerprint, Invalid, NewEvent, Position, Recipients, Topic, UserId,
+};
 use crate::store::{AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
@@ -43,6 +45,9 @@ pub struct PublishLimits {
     /// The most events in one append; a larger request still goes whole.
     pub append: usize,
     /// How many requests may wait for the writer.
+    /// The most recipients (users and topics) of one request, and of all requests in one append: they are written under
+    /// the log's lock. At least [`MAX_RECIPIENTS`], so that every event fits.
+    pub recipients: usize,
     pub queue: usize,
     /// How many bytes of events may wait for the writer or be with it.
     pub queue_bytes: u32,
@@ -58,6 +63,7 @@ impl Default for PublishLimits {
             batch: 1_000,
             append: 500,
             queue: 4_096,
+            recipients: 10_000,
             queue_bytes: 64 << 20,
             announcements: 1_024,
             announcement_bytes: 32 << 20,
@@ -82,6 +88,17 @@ pub enum PublishError {
         name: String,
     },
     /// More waits than this node takes on.
+    /// The key came before, with another request: nothing was published.
+    #[error("Idempotency-Key: came before with another request; a key names one request")]
+    KeyReused,
+    /// More recipients than one append may have.
+    #[error("events: are for {count} recipients together: at most {limit} in one request")]
+    TooManyRecipients {
+        /// How many, each as often as it is named.
+        count: usize,
+        /// [`PublishLimits::recipients`].
+        limit: usize,
+    },
     #[error("too many publications are waiting")]
     Overloaded,
     /// The store did not take it. The outcome may be unknown; repeating with the same key is safe.
@@ -90,6 +107,15 @@ pub enum PublishError {
 }
 
 /// The acknowledgement of one event.
+/// What a publisher calls a request, so that repeating it publishes nothing new.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// 1 to 128 visible ASCII characters, the publisher's own.
+    pub name: String,
+    /// The request; without it the key repeats whatever it came with first.
+    pub request: Option<Fingerprint>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Published {
     /// Its id; of the first event, if this one repeated an idempotency key.
@@ -117,6 +143,7 @@ pub struct Publisher {
     budget: ByteBudget,
     published: Arc<AtomicU64>,
 }
+    max_recipients: usize,
 
 impl Publisher {
     /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
@@ -136,9 +163,10 @@ impl Publisher {
         let announcements = Announcements { queue: announcements, budget };
         let (published, epoch) = (Arc::new(AtomicU64::new(0)), messages.epoch());
         let log = Log { store: store.clone(), applied, epoch: epoch.clone(), published: published.clone() };
-        tasks.spawn(writer::write(log, inbox, announcements, limits.append));
+        tasks.spawn(writer::write(log, inbox, announcements, limits.clone()));
         tasks.spawn(announcer::announce(epoch, bus, messages, ttl, committed));
-        Self { store, requests, budget: ByteBudget::new(limits.queue_bytes), published }
+        let (budget, max_recipients) = (ByteBudget::new(limits.queue_bytes), limits.recipients);
+        Self { store, requests, budget, published, max_recipients }
     }
 
     /// How many events this node has committed since it began.
@@ -151,16 +179,20 @@ impl Publisher {
         &self,
         publisher: UserId,
         drafts: Vec<Draft>,
-        key: Option<String>,
+        key: Option<Key>,
     ) -> Result<Vec<Published>, PublishError> {
         if let Some(key) = &key {
-            check_key(key)?;
+            check_key(&key.name)?;
+        }
+        let (count, limit) = (drafts.iter().map(recipients).sum(), self.max_recipients);
+        if count > limit {
+            return Err(PublishError::TooManyRecipients { count, limit });
         }
         let users = self.resolve(&drafts).await?;
         let mut events = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
             let index_in_request = i32::try_from(index).unwrap_or(i32::MAX);
-            let idempotency = key.clone().map(|key| (key, index_in_request));
+            let idempotency = key.as_ref().map(|key| (key.name.clone(), index_in_request));
             events.push(NewEvent {
                 id: Uuid::now_v7(),
                 event_type: draft.event_type,
@@ -172,6 +204,7 @@ impl Publisher {
                 publisher,
                 idempotency,
             });
+                request: key.as_ref().and_then(|key| key.request),
         }
         let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
         let budget = self.budget.take(bytes).ok_or(PublishError::Overloaded)?;
@@ -181,7 +214,7 @@ impl Publisher {
             TrySendError::Full(_) => PublishError::Overloaded,
             TrySendError::Closed(_) => stopped().into(),
         })?;
-        Ok(answer.await.map_err(|_| stopped())??)
+        answer.await.map_err(|_| stopped())?
     }
 
     /// The numbers of everybody named in `drafts`.
@@ -197,6 +230,11 @@ impl Publisher {
 }
 
 fn named(to: &Recipients) -> &[String] {
+/// How many users and topics a draft names.
+fn recipients(draft: &Draft) -> usize {
+    named(&draft.to).len() + usize::from(matches!(draft.to, Recipients::Topic(_)))
+}
+
     match to {
         Recipients::User(name) => std::slice::from_ref(name),
         Recipients::Users(names) => names,

@@ -77,6 +77,9 @@ pub enum StoreError {
     #[error("{} cannot be written yet: run 'carillon migrate --finish' once no older node is left", .0.name)]
     Form(Form),
     /// The database refused the statement: a defect here, or a schema changed by hand.
+    /// Nothing was appended, because keys came with other requests. The places, from 0, of the first events of these.
+    #[error("keys came with other requests")]
+    KeyReused(Vec<usize>),
     #[error("the store failed: {0}")]
     Failed(String),
 }
@@ -188,7 +191,8 @@ impl Store {
         forward!(self.renew_epoch(old))
     }
 
-    /// Writes events to the log, all or nothing, in this order.
+    /// Writes events to the log, all or nothing, in this order. Fails with [`StoreError::KeyReused`] if the key of one came
+    /// with another request; a request's first event has the index 0.
     pub async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
         forward!(self.append(events))
     }

@@ -31,6 +31,8 @@ pub(super) const POSTGRES: &[(&str, &str)] = migrations!("postgres":
     "0013_unread.sql",
     "0014_forgotten.sql",
     "0015_without_the_constraint.sql",
+    "0018_requests.sql",
+    "0019_marks.sql",
 );
 
 /// The same for SQLite.
@@ -42,6 +44,7 @@ pub(super) const SQLITE: &[(&str, &str)] = migrations!("sqlite":
     "0005_compatibility.sql",
     "0006_users.sql",
     "0007_targets.sql",
+    "0010_retention.sql",
 );
 
 /// Reads files named `VERSION_DESCRIPTION.sql`, as sqlx names what it notes of them in the database.

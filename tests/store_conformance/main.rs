@@ -65,6 +65,7 @@ suite!(
     log::a_repeated_key_gives_the_first_event,
     log::a_key_used_at_once_gives_one_event,
     log::an_append_is_all_or_nothing,
+    log::a_key_is_for_one_request,
     log::a_node_reads_what_its_listeners_need,
     log::a_reader_reads_what_is_theirs,
     log::pages_end_where_they_say,
@@ -224,6 +225,7 @@ fn event() -> NewEvent {
         publisher: 1,
         idempotency: None,
     }
+        request: None,
 }
 
 fn for_users(users: &[UserId]) -> NewEvent {

@@ -1,6 +1,6 @@
 //! The log: appending, reading ranges, retracting, retention.
 
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
@@ -12,6 +12,8 @@ use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError, TARGET
 
 /// SQLSTATE of `carillon_append_events`: the form that these events need is not written yet.
 const NOT_YET_WRITTEN: &str = "CA001";
+/// And: keys came with other requests; the detail names the places, from 1, of their first events.
+const KEY_REUSED: &str = "CA002";
 
 const LOG_STATE: &str = "
     select s.epoch, s.floor, greatest(s.floor, (select max(position) from events)) as head, carillon_now() as now,
@@ -20,7 +22,7 @@ const LOG_STATE: &str = "
 
 const APPEND: &str = "
     select * from carillon_append_events(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 
 const RETRACT: &str = "
     update events set retracted_at = carillon_now()
@@ -63,6 +65,7 @@ impl PostgresStore {
         let row =
             self.within(async |c| columns.append(c).await).await.map_err(|failure| match failure.code() {
                 Some(code) if code == NOT_YET_WRITTEN => StoreError::Form(TARGETS_FORM),
+                Some(code) if code == KEY_REUSED => StoreError::KeyReused(reused_places(&failure)),
                 _ => failure.into(),
             })?;
         Ok(appended(&row, events).map_err(Failure::Sql)?)
@@ -153,6 +156,8 @@ impl<'a> Columns<'a> {
             .bind(&self.recipient_places)
             .bind(&self.topics)
             .bind(&self.topic_places)
+            .bind(self.sparse(|e| e.request.map(|request| request.hash)))
+            .bind(self.sparse(|e| e.request.map(|request| request.length)))
             .fetch_one(connection)
             .await
     }
@@ -165,6 +170,15 @@ impl<'a> Columns<'a> {
         let column = self.column(value);
         if column.iter().any(Option::is_some) { column } else { Vec::new() }
     }
+}
+
+/// The places, from 0, that the detail of an error names.
+fn reused_places(failure: &Failure) -> Vec<usize> {
+    let Failure::Sql(sqlx::Error::Database(error)) = failure else { return Vec::new() };
+    let detail =
+        error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail).unwrap_or_default();
+    let places = detail.trim_matches(['{', '}']).split(',').filter_map(|place| place.parse::<usize>().ok());
+    places.filter_map(|place| place.checked_sub(1)).collect()
 }
 
 /// What was appended, from the one row that describes all events.

@@ -1,11 +1,14 @@
 //! The log: appending, reading ranges, retracting, retention.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{DIALECT, SqliteStore, bound, failed, list, now};
-use crate::event::{Audience, Epoch, Event, Millis, NewEvent, Position, Priority, UserId};
+use crate::event::{Audience, Epoch, Event, Fingerprint, Millis, NewEvent, Position, Priority, UserId};
 use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
 use crate::store::scan::{Scan, Scanned};
 use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError};
@@ -22,8 +25,8 @@ const RETRACT: &str = concat!(
 );
 const INSERT: &str = "
     insert into events (id, type, priority, audience, topic, data, created_at, expires_at, keep_after_read,
-        publisher, idempotency_key, idempotency_index)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        publisher, idempotency_key, idempotency_index, request_hash, request_length)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     on conflict (publisher, idempotency_key, idempotency_index) do nothing
     returning position, id, created_at, expires_at";
 const TO_USERS: &str = "
@@ -33,6 +36,10 @@ const ON_TOPICS: &str = "
 const FIRST_OF_KEY: &str = "
     select position, id, created_at, expires_at from events
     where publisher = ?1 and idempotency_key = ?2 and idempotency_index = ?3";
+
+const REQUEST_OF_KEY: &str = "
+    select request_hash, request_length from events
+    where publisher = ?1 and idempotency_key = ?2 order by idempotency_index limit 1";
 
 impl SqliteStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
@@ -58,6 +65,11 @@ impl SqliteStore {
 
     pub(in crate::store) async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
         let mut connection = self.writer.acquire().await.map_err(failed)?;
+        // Nobody else writes meanwhile: there is one connection for it.
+        let reused = reused_keys(&mut connection, events).await.map_err(failed)?;
+        if !reused.is_empty() {
+            return Err(StoreError::KeyReused(reused));
+        }
         append(&mut connection, events).await.map_err(failed)
     }
 
@@ -92,6 +104,30 @@ impl SqliteStore {
     }
 }
 
+/// The places, from 0, of the first events of requests whose key came with another one, in the log or earlier here.
+async fn reused_keys(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx::Result<Vec<usize>> {
+    let mut earlier: HashMap<(UserId, &str), Option<Fingerprint>> = HashMap::new();
+    let mut reused = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        let Some((key, 0)) = &event.idempotency else { continue };
+        let first = match earlier.entry((event.publisher, key)) {
+            Entry::Occupied(first) => *first.get(),
+            Entry::Vacant(vacant) => {
+                let query = sqlx::query_as(REQUEST_OF_KEY).bind(event.publisher).bind(key);
+                let stored: Option<(Option<Vec<u8>>, Option<i64>)> =
+                    query.fetch_optional(&mut *connection).await?;
+                *vacant.insert(stored.map_or(event.request, |(hash, length)| {
+                    Some(Fingerprint { hash: hash?.try_into().ok()?, length: length? })
+                }))
+            }
+        };
+        if event.request.is_some_and(|request| first.is_some_and(|first| first != request)) {
+            reused.push(place);
+        }
+    }
+    Ok(reused)
+}
+
 async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx::Result<Appended> {
     let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
     let state = sqlx::query(LOG_STATE).fetch_one(&mut *work).await?;
@@ -113,6 +149,8 @@ async fn append(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx:
             .bind(event.publisher)
             .bind(key)
             .bind(index)
+            .bind(event.request.map(|request| request.hash.to_vec()))
+            .bind(event.request.map(|request| request.length))
             .fetch_optional(&mut *work)
             .await?;
         let outcome = match inserted {
