@@ -193,6 +193,18 @@ pub struct ServeArgs {
     /// Days that events are kept
     #[arg(long, env = "CARILLON_RETENTION_DAYS", default_value_t = 30, value_parser = RangedU64ValueParser::<u64>::new().range(1..=MAX_DAYS))]
     pub retention_days: u64,
+    /// Keep the data and recipients of events that have expired for as long as the events [default: for an hour]
+    #[arg(
+        long,
+        env = "CARILLON_KEEP_EXPIRED",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub keep_expired: bool,
     /// Seconds, at least 5, for which users of a node that was killed still count as present
     #[arg(long, env = "CARILLON_PRESENCE_SECONDS", default_value_t = 15, value_parser = seconds(5))]
     pub presence_seconds: u64,
@@ -229,13 +241,14 @@ impl ServeArgs {
     pub fn node_limits(&self) -> NodeLimits {
         let mut limits = NodeLimits::default();
         limits.publish.recipients = self.max_recipients;
+        limits.retention.keep_expired = self.keep_expired;
         limits.hub.queue_events = self.queue_events;
         limits.hub.queue_bytes = self.queue_bytes;
         limits.hub.streams_per_user = self.streams_per_user;
         limits.sweep.keep_alive_every = Duration::from_secs(self.heartbeat_seconds);
         limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds);
         limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds);
-        limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));
+        limits.retention.keep = Duration::from_secs(self.retention_days.saturating_mul(86_400));
         limits.presence_lifetime = Duration::from_secs(self.presence_seconds);
         limits.drain_window = Duration::from_secs(self.drain_seconds);
         limits

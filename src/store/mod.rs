@@ -18,6 +18,7 @@
 pub mod clock;
 mod postgres;
 mod reads;
+mod retention;
 mod rows;
 mod scan;
 mod schema;
@@ -76,10 +77,10 @@ pub enum StoreError {
     /// Nodes of an older program could not read it.
     #[error("{} cannot be written yet: run 'carillon migrate --finish' once no older node is left", .0.name)]
     Form(Form),
-    /// The database refused the statement: a defect here, or a schema changed by hand.
     /// Nothing was appended, because keys came with other requests. The places, from 0, of the first events of these.
     #[error("keys came with other requests")]
     KeyReused(Vec<usize>),
+    /// The database refused the statement: a defect here, or a schema changed by hand.
     #[error("the store failed: {0}")]
     Failed(String),
 }
@@ -233,12 +234,6 @@ impl Store {
     /// Takes an event back, if it exists, is not retracted yet and is `publisher`'s (`None`: anybody's).
     pub async fn retract(&self, id: Uuid, publisher: Option<UserId>) -> Result<Option<Event>> {
         forward!(self.retract(id, publisher))
-    }
-
-    /// Removes the oldest events that were committed before `before`, at most `limit`, always a prefix of the
-    /// log, with their receipts; and sessions and tokens that ended before it. Gives how many events went.
-    pub async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        forward!(self.remove_before(before, limit))
     }
 
     /// Adds a user. `password_hash` is a PHC string. The name is taken if any user has or had it.

@@ -7,6 +7,7 @@ mod accounts;
 mod inbox;
 mod log;
 mod migrate;
+mod retention;
 mod users;
 
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! The log: appending, reading ranges, retracting, retention.
 
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::{DIALECT, Failure, PostgresStore, bound};
@@ -94,10 +94,6 @@ impl PostgresStore {
             Some(position) => self.event_at(position).await,
             None => Ok(None),
         }
-    }
-
-    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        Ok(self.within(async |c| retire(c, before, i64::from(limit)).await).await?)
     }
 }
 
@@ -220,51 +216,4 @@ fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
 
 fn epoch(text: String) -> sqlx::Result<Epoch> {
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
-    // Up to the first event, in order, that is too young, even if the clock once stepped back.
-    const LAST_TO_GO: &str = "
-        with oldest as (select position, created_at from events order by position limit $2)
-        select max(position) from oldest
-        where position < coalesce((select min(position) from oldest where created_at >= $1), $3)";
-    // A user's highest mark stays: it says what later marks must lie above.
-    const MARKS: &str = "
-        delete from read_marks m where m.position <= $1 and exists (
-            select from read_marks higher where higher.user_id = m.user_id and higher.position > m.position)";
-    // As lists, so that each is looked up: a join may scan the table.
-    const SESSIONS: &str = "
-        delete from sessions where secret = any(array(
-            select secret from sessions where expires_at < $1 order by expires_at limit $2))";
-    const TOKENS: &str = "
-        delete from tokens where id = any(array(
-            select id from tokens where least(expires_at, revoked_at) < $1
-            order by least(expires_at, revoked_at) limit $2))";
-
-    let mut work = connection.begin().await?;
-    // One node at a time; the others find less to do.
-    sqlx::query("select from log_state for update").execute(&mut *work).await?;
-    let query = sqlx::query_scalar(LAST_TO_GO).bind(before).bind(limit).bind(Position::MAX);
-    let last: Option<Position> = query.fetch_one(&mut *work).await?;
-    let mut retired = 0;
-    if let Some(last) = last {
-        // The floor rises with the same commit, so that the head stays even when nothing is left.
-        let floor = "update log_state set floor = greatest(floor, $1)";
-        sqlx::query(floor).bind(last).execute(&mut *work).await?;
-        let events = sqlx::query("delete from events where position <= $1").bind(last);
-        retired = events.execute(&mut *work).await?.rows_affected();
-        for rest in [
-            "delete from event_users where position <= $1",
-            "delete from event_topics where position <= $1",
-            "delete from receipts where position <= $1",
-            MARKS,
-        ] {
-            sqlx::query(rest).bind(last).execute(&mut *work).await?;
-        }
-    }
-    for ended in [SESSIONS, TOKENS] {
-        sqlx::query(ended).bind(before).bind(limit).execute(&mut *work).await?;
-    }
-    work.commit().await?;
-    Ok(retired)
 }

@@ -97,11 +97,6 @@ impl SqliteStore {
             None => Ok(None),
         }
     }
-
-    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        retire(&mut connection, before, i64::from(limit)).await.map_err(failed)
-    }
 }
 
 /// The places, from 0, of the first events of requests whose key came with another one, in the log or earlier here.
@@ -200,43 +195,4 @@ fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
 
 fn epoch_of(text: &str) -> Result<Epoch> {
     text.parse().map_err(|_| StoreError::Failed("the epoch in the database is malformed".into()))
-}
-
-async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
-    // Up to the first event, in order, that is too young, even if the clock once stepped back.
-    const LAST_TO_GO: &str = "
-        with oldest as (select position, created_at from events order by position limit ?2)
-        select max(position) from oldest
-        where position < coalesce((select min(position) from oldest where created_at >= ?1), ?3)";
-    // A user's highest mark stays: it says what later marks must lie above.
-    const MARKS: &str = "
-        delete from read_marks where position <= ?1 and exists (
-            select 1 from read_marks higher
-            where higher.user_id = read_marks.user_id and higher.position > read_marks.position)";
-    let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let query = sqlx::query_scalar(LAST_TO_GO).bind(before).bind(limit).bind(Position::MAX);
-    let last: Option<Position> = query.fetch_one(&mut *work).await?;
-    let mut retired = 0;
-    if let Some(last) = last {
-        // The floor rises with the same commit, so that the head stays even when nothing is left.
-        sqlx::query("update log_state set floor = max(floor, ?1)").bind(last).execute(&mut *work).await?;
-        let events = sqlx::query("delete from events where position <= ?1").bind(last);
-        retired = events.execute(&mut *work).await?.rows_affected();
-        for rest in [
-            "delete from event_users where position <= ?1",
-            "delete from event_topics where position <= ?1",
-            "delete from receipts where position <= ?1",
-            MARKS,
-        ] {
-            sqlx::query(rest).bind(last).execute(&mut *work).await?;
-        }
-    }
-    for ended in [
-        "delete from sessions where expires_at < ?1",
-        "delete from tokens where min(coalesce(expires_at, revoked_at), coalesce(revoked_at, expires_at)) < ?1",
-    ] {
-        sqlx::query(ended).bind(before).execute(&mut *work).await?;
-    }
-    work.commit().await?;
-    Ok(retired)
 }
