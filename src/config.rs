@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
+use crate::event::draft;
 use crate::identity::topic_rules::{DEFAULT_RULES, MAX_RULES, SEPARATOR, TopicRule, TopicRules};
 use crate::node::NodeLimits;
 use crate::store::{DEFAULT_CONNECTIONS, MIN_CONNECTIONS, PoolSizes, Store, StoreError, StoreLimits};
@@ -30,6 +31,9 @@ pub const TOPIC_RULES: &str = "topic_rules";
 const MAX_SECONDS: u64 = 365 * 86_400;
 /// The longest retention, in days: a century.
 const MAX_DAYS: u64 = 36_500;
+
+/// The least of [`ServeArgs::max_recipients`]: one event with as many as it may have.
+const MAX_RECIPIENTS: u64 = draft::MAX_RECIPIENTS as u64;
 
 /// A number that is not below `least`.
 fn at_least<T: TryFrom<u64> + Clone + Send + Sync>(least: u64) -> RangedU64ValueParser<T> {
@@ -168,6 +172,9 @@ pub struct ServeArgs {
     /// The most bytes of an event's data
     #[arg(long, env = "CARILLON_MAX_DATA_BYTES", default_value_t = 65_536, value_parser = at_least::<usize>(1))]
     pub max_data_bytes: usize,
+    /// The most recipients of one request to publish, and of one append, which holds up all nodes
+    #[arg(long, env = "CARILLON_MAX_RECIPIENTS", default_value_t = 10_000, value_parser = at_least::<usize>(MAX_RECIPIENTS))]
+    pub max_recipients: usize,
     /// The most connections at once; more wait to be accepted
     #[arg(long, env = "CARILLON_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = at_least::<usize>(1))]
     pub max_connections: usize,
@@ -192,6 +199,18 @@ pub struct ServeArgs {
     /// Days that events are kept
     #[arg(long, env = "CARILLON_RETENTION_DAYS", default_value_t = 30, value_parser = RangedU64ValueParser::<u64>::new().range(1..=MAX_DAYS))]
     pub retention_days: u64,
+    /// Keep the data and recipients of events that have expired for as long as the events [default: for an hour]
+    #[arg(
+        long,
+        env = "CARILLON_KEEP_EXPIRED",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub keep_expired: bool,
     /// Seconds, at least 5, for which users of a node that was killed still count as present
     #[arg(long, env = "CARILLON_PRESENCE_SECONDS", default_value_t = 15, value_parser = seconds(5))]
     pub presence_seconds: u64,
@@ -227,13 +246,15 @@ impl ServeArgs {
     /// A node's bounds, with what was set.
     pub fn node_limits(&self) -> NodeLimits {
         let mut limits = NodeLimits::default();
+        limits.publish.recipients = self.max_recipients;
+        limits.retention.keep_expired = self.keep_expired;
         limits.hub.queue_events = self.queue_events;
         limits.hub.queue_bytes = self.queue_bytes;
         limits.hub.streams_per_user = self.streams_per_user;
         limits.sweep.keep_alive_every = Duration::from_secs(self.heartbeat_seconds);
         limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds);
         limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds);
-        limits.retention = Duration::from_secs(self.retention_days.saturating_mul(86_400));
+        limits.retention.keep = Duration::from_secs(self.retention_days.saturating_mul(86_400));
         limits.presence_lifetime = Duration::from_secs(self.presence_seconds);
         limits.drain_window = Duration::from_secs(self.drain_seconds);
         limits

@@ -24,7 +24,8 @@ use crate::event::Epoch;
 use crate::http::Services;
 use crate::identity::Accounts;
 use crate::identity::topic_rules::TopicRules;
-use crate::publishing::{PublishLimits, Publisher, retention};
+use crate::publishing::retention::{Retention, RetentionLimits};
+use crate::publishing::{PublishLimits, Publisher};
 use crate::reading::Inbox;
 use crate::store::clock::Clock;
 use crate::store::{Pool, SEEN_EVERY, Store};
@@ -53,8 +54,8 @@ pub struct NodeLimits {
     pub recheck_every: Duration,
     /// How often the node sends its bus heartbeat; if none is back for five of these, the node is not ready.
     pub bus_heartbeat_every: Duration,
-    /// How long events are kept.
-    pub retention: Duration,
+    /// What is kept, and for how long.
+    pub retention: RetentionLimits,
     /// How often old events are removed.
     pub retention_every: Duration,
     /// How long a node's users count as present after it last said so.
@@ -76,7 +77,7 @@ impl Default for NodeLimits {
             poll_degraded: Duration::from_millis(100),
             recheck_every: Duration::from_secs(10),
             bus_heartbeat_every: Duration::from_secs(1),
-            retention: Duration::from_secs(30 * 86_400),
+            retention: RetentionLimits::default(),
             retention_every: Duration::from_secs(60),
             presence_lifetime: Duration::from_secs(15),
             drain_window: Duration::from_secs(10),
@@ -277,11 +278,9 @@ impl Parts {
         every!(tasks, SWEEP_EVERY, sweep.sweep());
         every!(tasks, limits.recheck_every, rechecking.recheck().await);
         every!(tasks, SEEN_EVERY, noting.note_use().await);
-        let (store, clock, keep) = (self.store.clone(), self.progress.clock.clone(), limits.retention);
-        every!(tasks, limits.retention_every, {
-            retention::remove_old(&store, &clock, keep).await;
-            retention::remove_old_endings(&store).await;
-        });
+        let (store, clock) = (self.store.clone(), self.progress.clock.clone());
+        let mut retention = Retention::new(store, clock, limits.retention.clone());
+        every!(tasks, limits.retention_every, retention.run().await);
         let status = status.clone();
         every!(tasks, ANNOUNCE_EVERY, status.announce().await);
     }

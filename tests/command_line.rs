@@ -159,6 +159,10 @@ async fn one_event_is_published_and_shown() {
     assert_eq!(first, again, "one key, one event");
     let (position, id) = first.trim_end().split_once('\t').unwrap();
     assert!(position.parse::<i64>().is_ok() && id.parse::<uuid::Uuid>().is_ok(), "{first}");
+    let (status, _, errors) = place.publish(&[&order[..], &["other"]].concat()).end().await;
+    assert!(status != 0 && errors.contains("JSON"), "{errors}");
+    let (status, _, errors) = place.publish(&[&order[..], &["7"]].concat()).end().await;
+    assert!(status == 1 && errors.contains("another request; a key names one request (422)"), "{errors}");
     place.publish(&["--type", "said", "--to", "topic:room/7", "--text", "\u{9b}2Jhello"]).succeeds().await;
     let output = tail.succeeds().await;
     let lines: Vec<_> = output.lines().collect();
@@ -211,6 +215,21 @@ async fn many_lines_arrive_in_order() {
     let (status, _, errors) = publish.end().await;
     assert_eq!((status, errors.trim_end()), (0, "2500 events acknowledged"));
     assert_eq!(numbers(&tail.succeeds().await), (0..2500).collect::<Vec<_>>());
+}
+
+/// Together they are for more users than a node takes at once: it says so, and gets them in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_for_too_many_at_once_are_sent_in_parts() {
+    let place = Place::new().await;
+    let tail = place.tail(&["--json", "--count", "25"]).await;
+    let users = vec!["alice"; 1_000];
+    let line =
+        |number: usize| json!({ "type": "n", "to": { "users": users }, "data": number }).to_string() + "\n";
+    let mut publish = place.publish(&["--lines"]);
+    publish.input.take().unwrap().write_all((0..25).map(line).collect::<String>().as_bytes()).unwrap();
+    let (status, _, errors) = publish.end().await;
+    assert_eq!((status, errors.trim_end()), (0, "25 events acknowledged"));
+    assert_eq!(numbers(&tail.succeeds().await), (0..25).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

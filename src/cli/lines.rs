@@ -78,6 +78,8 @@ impl Form {
 pub(super) struct Batch {
     /// The number of the line of each event.
     numbers: Vec<u64>,
+    /// Where each event ends in the body.
+    ends: Vec<usize>,
     body: Vec<u8>,
 }
 
@@ -106,6 +108,23 @@ impl Batch {
         body.into()
     }
 
+    /// The events of a batch in two, given the body that it had. One event is not halved.
+    pub(super) fn halves(self, body: &Bytes) -> Option<[Self; 2]> {
+        let middle = self.numbers.len().div_ceil(2);
+        if middle == self.numbers.len() {
+            return None;
+        }
+        let mut halves = [Self::default(), Self::default()];
+        let mut begin = OPENING.len();
+        for (index, (number, end)) in self.numbers.into_iter().zip(self.ends).enumerate() {
+            let event = body.get(begin..end).unwrap_or_default();
+            halves[usize::from(index >= middle)].push(number, event);
+            // Behind it stands a comma.
+            begin = end + 1;
+        }
+        Some(halves)
+    }
+
     /// A batch of empty objects from these lines.
     #[cfg(test)]
     pub(super) fn of_lines(numbers: &[u64]) -> Self {
@@ -121,6 +140,7 @@ impl Batch {
     fn push(&mut self, number: u64, event: &[u8]) {
         self.body.extend_from_slice(if self.numbers.is_empty() { OPENING } else { b"," });
         self.body.extend_from_slice(event);
+        self.ends.push(self.body.len());
         self.numbers.push(number);
     }
 }
@@ -369,6 +389,22 @@ mod tests {
         let (batches, bad) = all(Gatherer::new(receiver, Form::Event, 9)).await;
         assert_eq!(batches[0].0, [1]);
         assert_eq!(bad.unwrap().to_string(), "line 2: cannot be read: gone");
+    }
+
+    #[test]
+    fn a_batch_is_halved_until_it_is_one_event() {
+        let mut batch = Batch::default();
+        for (number, event) in [(4, "1"), (6, "\"two\""), (7, "[3]")] {
+            batch.push(number, event.as_bytes());
+        }
+        let body = batch.take_body();
+        let [mut first, mut second] = batch.halves(&body).unwrap();
+        assert_eq!((&first.numbers[..], &second.numbers[..]), (&[4, 6][..], &[7][..]));
+        let (left, right) = (first.take_body(), second.take_body());
+        assert_eq!((&left[..], &right[..]), (&br#"{"events":[1,"two"]}"#[..], &br#"{"events":[[3]]}"#[..]));
+        assert!(second.halves(&right).is_none());
+        let [mut first, _] = first.halves(&left).unwrap();
+        assert_eq!(&first.take_body()[..], br#"{"events":[1]}"#);
     }
 
     #[test]

@@ -289,20 +289,33 @@ impl Lines {
     }
 
     async fn publish_all(&mut self, mut gatherer: Gatherer) -> Result<(), String> {
-        while let Some(mut batch) = gatherer.next().await.map_err(|bad: BadLine| bad.to_string())? {
+        let mut halves = Vec::new();
+        loop {
+            let next = match halves.pop() {
+                Some(half) => Some(half),
+                None => gatherer.next().await.map_err(|bad: BadLine| bad.to_string())?,
+            };
+            let Some(mut batch): Option<Batch> = next else { return Ok(()) };
             let body = batch.take_body();
             // A new key for each batch, and one for all attempts at it.
             let key = Uuid::now_v7().to_string();
             let bar = self.bar.clone();
             let report = |line: &str| bar.suspend(|| say(line));
-            let sent = self.publisher.send("/api/v1/events/batch", &key, body, report).await;
-            let answer = sent.map_err(|error| not_published(&batch, error))?;
+            let answer = match self.publisher.send("/api/v1/events/batch", &key, body.clone(), report).await {
+                Ok(answer) => answer,
+                // Together they are more than a node takes at once, for their bytes or their recipients.
+                Err(Unpublished::Refused(refusal)) if is_too_large(&refusal) && batch.len() > 1 => {
+                    // The first is sent first.
+                    halves.extend(batch.halves(&body).into_iter().flatten().rev());
+                    continue;
+                }
+                Err(error) => return Err(not_published(&batch, error)),
+            };
             check(&batch, &answer)?;
             self.events += batch.len() as u64;
             self.last = batch.span().1;
             self.bar.set_position(self.events);
         }
-        Ok(())
     }
 
     /// Which lines are safe, for somebody who has to go on from there.
@@ -312,6 +325,11 @@ impl Lines {
             last => format!("lines 1 to {last} were acknowledged; line {} and after were not", last + 1),
         }
     }
+}
+
+/// Whether a whole batch is refused for its size; of one event's it is told which.
+fn is_too_large(refusal: &Refusal) -> bool {
+    refusal.status == 413 && refusal.field.as_deref().is_none_or(|field| field == "events")
 }
 
 /// Why a batch failed, with the input's line if one is at fault.

@@ -96,7 +96,7 @@ pub fn on_one_line(json: &str) -> String {
 pub const TOO_LARGE: &str = "is too large";
 
 /// A JSON object as it was written: of a member that stands twice, a map would take the last without a word.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Members<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -5,6 +5,7 @@ pub mod audience;
 pub mod checkpoint;
 pub mod cursor;
 pub mod draft;
+pub mod fingerprint;
 pub mod name;
 pub mod selector;
 pub mod shown;
@@ -20,6 +21,7 @@ pub use audience::{Audience, Topic};
 pub use checkpoint::{Checkpoint, id_digest};
 pub use cursor::{Cursor, Epoch};
 pub use draft::{Draft, Recipients};
+pub use fingerprint::Fingerprint;
 pub use selector::Selector;
 pub use shown::{Shown, rfc3339};
 
@@ -180,6 +182,8 @@ pub struct NewEvent {
     pub publisher: UserId,
     /// The publisher's key and this event's place in the request that carried it.
     pub idempotency: Option<(String, i32)>,
+    /// The fingerprint of the request that carried it; without one it matches any.
+    pub request: Option<Fingerprint>,
 }
 
 /// An event as the log holds it.

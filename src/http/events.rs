@@ -12,10 +12,10 @@ use super::body::{EventId, JsonBody, done};
 use super::problem::Problem;
 use crate::account::Role;
 use crate::bus::Notifier;
-use crate::event::{Draft, Invalid, Recipients, Topic};
+use crate::event::{Draft, Fingerprint, Invalid, Recipients, Topic};
 use crate::identity::Identity;
 use crate::identity::topic_rules::TopicRules;
-use crate::publishing::{PublishError, Published, Publisher, take_back};
+use crate::publishing::{Key, PublishError, Published, Publisher, take_back};
 use crate::store::Store;
 
 /// `POST /api/v1/events`
@@ -29,7 +29,7 @@ pub async fn publish(
 ) -> Result<impl IntoResponse, Problem> {
     let draft = Draft::read(&json, "", settings.max_data_bytes)?;
     check_permitted(&identity, &rules, &draft, "")?;
-    let published = publish_all(&identity, &publisher, &headers, vec![draft]).await?;
+    let published = publish_all(&identity, &publisher, &headers, &[&json], vec![draft]).await?;
     Ok((StatusCode::CREATED, Json(published.into_iter().next())))
 }
 
@@ -60,7 +60,8 @@ pub async fn publish_batch(
         Ok(draft)
     };
     let drafts = batch.events.iter().enumerate().map(read).collect::<Result<Vec<_>, Problem>>()?;
-    let published = publish_all(&identity, &publisher, &headers, drafts).await.map_err(in_batch)?;
+    let published =
+        publish_all(&identity, &publisher, &headers, &batch.events, drafts).await.map_err(in_batch)?;
     Ok((StatusCode::CREATED, Json(serde_json::json!({ "events": published }))))
 }
 
@@ -86,11 +87,13 @@ async fn publish_all(
     identity: &Identity,
     publisher: &Publisher,
     headers: &HeaderMap,
+    events: &[&RawValue],
     drafts: Vec<Draft>,
 ) -> Result<Vec<Published>, PublishError> {
     let key = headers.get("idempotency-key").map(|value| {
         let wrong = |_| Invalid::new("Idempotency-Key", "must be 1 to 128 visible ASCII characters");
-        value.to_str().map(str::to_owned).map_err(wrong)
+        let name = value.to_str().map_err(wrong)?.to_owned();
+        Ok::<_, Invalid>(Key { name, request: Some(Fingerprint::of(events)?) })
     });
     publisher.publish(identity.user.id, drafts, key.transpose()?).await
 }

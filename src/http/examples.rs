@@ -24,7 +24,7 @@ use super::problem::Problem;
 use crate::account::User;
 use crate::event::{Draft, Expiry, Invalid, Millis, Priority, Recipients, Topic, UserId};
 use crate::identity::hex;
-use crate::publishing::{PublishError, Publisher};
+use crate::publishing::{Key, PublishError, Publisher};
 
 /// The most bytes of a file.
 pub const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -214,7 +214,15 @@ impl Reporter {
     async fn report_end(&self, end: &End) -> Result<(), PublishError> {
         let key = uuid::Uuid::now_v7().to_string();
         for attempt in 1.. {
-            match self.publish(end.event_type(), end.data(), END_LASTS, Some(key.clone())).await {
+            match self
+                .publish(
+                    end.event_type(),
+                    end.data(),
+                    END_LASTS,
+                    Some(Key { name: key.clone(), request: None }),
+                )
+                .await
+            {
                 Err(PublishError::Overloaded | PublishError::Store(_)) if attempt < END_TRIES => {
                     tokio::time::sleep(END_PAUSE).await;
                 }
@@ -229,7 +237,7 @@ impl Reporter {
         event_type: &str,
         mut data: Value,
         lasts: Millis,
-        key: Option<String>,
+        key: Option<Key>,
     ) -> Result<(), PublishError> {
         data["name"] = json!(self.name);
         let draft = Draft {

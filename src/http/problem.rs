@@ -133,6 +133,7 @@ impl From<StoreError> for Problem {
                     .after(RETRY_AFTER)
             }
             StoreError::Taken(what) => Self::new(StatusCode::CONFLICT, format!("{what} is taken")),
+            StoreError::KeyReused(_) => PublishError::KeyReused.into(),
             StoreError::Form(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             StoreError::Unusable(_) | StoreError::Failed(_) => {
                 tracing::error!(%error, "a request failed");
@@ -151,6 +152,12 @@ impl From<PublishError> for Problem {
             PublishError::Invalid(invalid) => invalid.into(),
             PublishError::UnknownUser { ref field, .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).about(field.clone())
+            }
+            PublishError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).about("Idempotency-Key")
+            }
+            PublishError::TooManyRecipients { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).about("events")
             }
             PublishError::Overloaded => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).after(RETRY_AFTER)

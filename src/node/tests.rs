@@ -109,6 +109,7 @@ async fn retention_goes_by_the_databases_clock() {
         keep_after_read: None,
         publisher: 1,
         idempotency: None,
+        request: None,
     };
     let position = world.node.services.store.append(&[event]).await.unwrap().events[0].position;
     let far = world.clock().now() + 100 * 365 * 86_400_000;

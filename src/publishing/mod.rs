@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
 use crate::event::{
-    AppliedCell, Audience, Draft, Event, Invalid, NewEvent, Position, Recipients, Topic, UserId,
+    AppliedCell, Audience, Draft, Event, Fingerprint, Invalid, NewEvent, Position, Recipients, Topic, UserId,
 };
 use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
@@ -45,6 +45,9 @@ pub struct PublishLimits {
     pub batch: usize,
     /// The most events in one append; a larger request still goes whole.
     pub append: usize,
+    /// The most recipients (users and topics) of one request, and of all requests in one append: they are written under
+    /// the log's lock. At least [`crate::event::draft::MAX_RECIPIENTS`], so that every event fits.
+    pub recipients: usize,
     /// How many requests may wait for the writer.
     pub queue: usize,
     /// How many bytes of events may wait for the writer or be with it.
@@ -60,6 +63,7 @@ impl Default for PublishLimits {
         Self {
             batch: 1_000,
             append: 500,
+            recipients: 10_000,
             queue: 4_096,
             queue_bytes: 64 << 20,
             announcements: 1_024,
@@ -84,12 +88,32 @@ pub enum PublishError {
         /// The name.
         name: String,
     },
+    /// The key came before, with another request: nothing was published.
+    #[error("Idempotency-Key: came before with another request; a key names one request")]
+    KeyReused,
+    /// More recipients than one append may have.
+    #[error("events: are for {count} recipients together: at most {limit} in one request")]
+    TooManyRecipients {
+        /// How many, each as often as it is named.
+        count: usize,
+        /// [`PublishLimits::recipients`].
+        limit: usize,
+    },
     /// More waits than this node takes on.
     #[error("too many publications are waiting")]
     Overloaded,
     /// The store did not take it. The outcome may be unknown; repeating with the same key is safe.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What a publisher calls a request, so that repeating it publishes nothing new.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// 1 to 128 visible ASCII characters, the publisher's own.
+    pub name: String,
+    /// The request; without it the key repeats whatever it came with first.
+    pub request: Option<Fingerprint>,
 }
 
 /// The acknowledgement of one event.
@@ -119,6 +143,7 @@ pub struct Publisher {
     requests: mpsc::Sender<Request>,
     budget: ByteBudget,
     published: Arc<AtomicU64>,
+    max_recipients: usize,
 }
 
 impl Publisher {
@@ -139,10 +164,10 @@ impl Publisher {
         let announcements = Announcements { queue: announcements, budget };
         let published = Arc::new(AtomicU64::new(0));
         let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
-        tasks.spawn(writer::write(log, inbox, announcements, limits.append));
+        tasks.spawn(writer::write(log, inbox, announcements, limits.clone()));
         tasks.spawn(announcer::announce(bus, messages, ttl, committed));
-        let store = store.on(Pool::Authentication);
-        Self { store, requests, budget: ByteBudget::new(limits.queue_bytes), published }
+        let (store, budget) = (store.on(Pool::Authentication), ByteBudget::new(limits.queue_bytes));
+        Self { store, requests, budget, published, max_recipients: limits.recipients }
     }
 
     /// How many events this node has committed since it began.
@@ -155,16 +180,20 @@ impl Publisher {
         &self,
         publisher: UserId,
         drafts: Vec<Draft>,
-        key: Option<String>,
+        key: Option<Key>,
     ) -> Result<Vec<Published>, PublishError> {
         if let Some(key) = &key {
-            check_key(key)?;
+            check_key(&key.name)?;
+        }
+        let (count, limit) = (drafts.iter().map(recipients).sum(), self.max_recipients);
+        if count > limit {
+            return Err(PublishError::TooManyRecipients { count, limit });
         }
         let users = self.resolve(&drafts).await?;
         let mut events = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
             let index_in_request = i32::try_from(index).unwrap_or(i32::MAX);
-            let idempotency = key.clone().map(|key| (key, index_in_request));
+            let idempotency = key.as_ref().map(|key| (key.name.clone(), index_in_request));
             events.push(NewEvent {
                 id: Uuid::now_v7(),
                 event_type: draft.event_type,
@@ -175,6 +204,7 @@ impl Publisher {
                 keep_after_read: draft.keep_after_read,
                 publisher,
                 idempotency,
+                request: key.as_ref().and_then(|key| key.request),
             });
         }
         let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
@@ -185,7 +215,7 @@ impl Publisher {
             TrySendError::Full(_) => PublishError::Overloaded,
             TrySendError::Closed(_) => stopped().into(),
         })?;
-        Ok(answer.await.map_err(|_| stopped())??)
+        answer.await.map_err(|_| stopped())?
     }
 
     /// The numbers of everybody named in `drafts`.
@@ -198,6 +228,11 @@ impl Publisher {
         }
         Ok(self.store.resolve_names(&names).await?.into_iter().collect())
     }
+}
+
+/// How many users and topics a draft names.
+fn recipients(draft: &Draft) -> usize {
+    named(&draft.to).len() + usize::from(matches!(draft.to, Recipients::Topic(_)))
 }
 
 fn named(to: &Recipients) -> &[String] {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::Published;
 use super::announcer::Announcements;
+use super::{PublishError, PublishLimits, Published};
 use crate::event::{AppliedCell, Checkpoint, Event, NewEvent};
 use crate::failpoint::{self, is_armed};
 use crate::store::{Appended, Store, StoreError, history_lost};
@@ -15,9 +15,28 @@ use crate::store::{Appended, Store, StoreError, history_lost};
 /// Events that are to be appended together, and who waits for them.
 pub(super) struct Request {
     pub events: Vec<NewEvent>,
-    pub reply: oneshot::Sender<Result<Vec<Published>, StoreError>>,
+    pub reply: oneshot::Sender<Result<Vec<Published>, PublishError>>,
     /// Its share of what may wait.
     pub _budget: OwnedSemaphorePermit,
+}
+
+impl Request {
+    fn size(&self) -> Size {
+        let recipients = self.events.iter().map(|event| event.audience.targets()).sum();
+        Size { events: self.events.len(), recipients }
+    }
+}
+
+/// What an append costs, by which it is bounded.
+struct Size {
+    events: usize,
+    recipients: usize,
+}
+
+impl Size {
+    fn with(&self, other: Self) -> Self {
+        Self { events: self.events + other.events, recipients: self.recipients + other.recipients }
+    }
 }
 
 /// The log, as the writer sees it.
@@ -46,7 +65,7 @@ pub(super) async fn write(
     log: Log,
     mut inbox: mpsc::Receiver<Request>,
     announcements: Announcements,
-    append: usize,
+    limits: PublishLimits,
 ) {
     let mut held: Option<Request> = None;
     loop {
@@ -56,15 +75,16 @@ pub(super) async fn write(
         }) else {
             return;
         };
+        let mut size = first.size();
         let mut batch = vec![first];
-        let mut size = batch[0].events.len();
-        while size < append {
+        while size.events < limits.append && size.recipients < limits.recipients {
             let Ok(next) = inbox.try_recv() else { break };
-            if size + next.events.len() > append {
+            let both = size.with(next.size());
+            if both.events > limits.append || both.recipients > limits.recipients {
                 held = Some(next);
                 break;
             }
-            size += next.events.len();
+            size = both;
             batch.push(next);
         }
         write_batch(&log, batch, &announcements).await;
@@ -72,17 +92,26 @@ pub(super) async fn write(
 }
 
 async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) {
-    let counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
-    let events: Vec<NewEvent> =
+    let mut counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
+    let mut events: Vec<NewEvent> =
         batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
     metrics::counter!("carillon_appends_total").increment(1);
-    let appended = match log.append(&events).await {
+    let mut outcome = log.append(&events).await;
+    if let Err(StoreError::KeyReused(places)) = &outcome {
+        // Others must not fail for it: they are appended without those requests.
+        (batch, counts, events) = without(places, batch, counts, events);
+        if batch.is_empty() {
+            return;
+        }
+        outcome = log.append(&events).await;
+    }
+    let appended = match outcome {
         Ok(appended) => appended,
         Err(error) => {
             metrics::counter!("carillon_append_failures_total").increment(1);
             for request in batch {
                 // A publisher that has gone away needs no answer.
-                let _ = request.reply.send(Err(error.clone()));
+                let _ = request.reply.send(Err(error.clone().into()));
             }
             return;
         }
@@ -99,6 +128,30 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
     if !new.is_empty() {
         announcements.offer(epoch, previous, new);
     }
+}
+
+/// Answers the requests whose first events have these places, and gives the others: how many events each has, and those.
+fn without(
+    places: &[usize],
+    batch: Vec<Request>,
+    counts: Vec<usize>,
+    events: Vec<NewEvent>,
+) -> (Vec<Request>, Vec<usize>, Vec<NewEvent>) {
+    let (mut requests, mut left, mut others) = (Vec::new(), Vec::new(), Vec::with_capacity(events.len()));
+    let (mut events, mut place) = (events.into_iter(), 0);
+    for (request, count) in batch.into_iter().zip(counts) {
+        let its_events = events.by_ref().take(count);
+        if places.contains(&place) {
+            its_events.for_each(drop);
+            let _ = request.reply.send(Err(PublishError::KeyReused));
+        } else {
+            others.extend(its_events);
+            requests.push(request);
+            left.push(count);
+        }
+        place += count;
+    }
+    (requests, left, others)
 }
 
 /// Those that were written, as the log holds them.

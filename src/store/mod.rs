@@ -24,6 +24,7 @@ pub mod clock;
 mod pools;
 mod postgres;
 mod reads;
+mod retention;
 mod rows;
 mod scan;
 mod schema;
@@ -89,6 +90,9 @@ pub enum StoreError {
     /// A pooler in front of the database gives each transaction another connection: somebody must set it up otherwise.
     #[error("{SHARED_SESSIONS}")]
     SharedSessions,
+    /// Nothing was appended, because keys came with other requests. The places, from 0, of the first events of these.
+    #[error("keys came with other requests")]
+    KeyReused(Vec<usize>),
     /// The database refused the statement: a defect here, or a schema changed by hand.
     #[error("the store failed: {0}")]
     Failed(String),
@@ -229,7 +233,8 @@ impl Store {
         forward!(self.id_at(position))
     }
 
-    /// Writes events to the log, all or nothing, in this order.
+    /// Writes events to the log, all or nothing, in this order. Fails with [`StoreError::KeyReused`] if the key of one came
+    /// with another request; a request's first event has the index 0.
     pub async fn append(&self, events: &[NewEvent]) -> Result<Appended> {
         self.append_after(events, None).await
     }
@@ -276,12 +281,6 @@ impl Store {
     /// Takes an event back, if it exists, is not retracted yet and is `publisher`'s (`None`: anybody's).
     pub async fn retract(&self, id: Uuid, publisher: Option<UserId>) -> Result<Option<Event>> {
         forward!(self.retract(id, publisher))
-    }
-
-    /// Removes the oldest events that were committed before `before`, at most `limit`, always a prefix of the
-    /// log, with their receipts; and sessions and tokens that ended before it. Gives how many events went.
-    pub async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        forward!(self.remove_before(before, limit))
     }
 
     /// Adds a user. `password_hash` is a PHC string. The name is taken if any user has or had it.

@@ -8,6 +8,7 @@ mod connections;
 mod inbox;
 mod log;
 mod migrate;
+mod retention;
 mod session;
 mod users;
 

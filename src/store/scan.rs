@@ -274,7 +274,7 @@ impl Dialect {
     fn wanted(&self, scan: &Scan<'_>) -> String {
         let Self { now, no_types, .. } = self;
         let mut wanted = format!(
-            "e.retracted_at is null and ($9 or e.expires_at is null or e.expires_at > (select {now}))
+            "e.retracted_at is null and ($9 and e.emptied_at is null or e.expires_at is null or e.expires_at > (select {now}))
                 and ({no_types} or {is_type}) and e.priority >= $8",
             is_type = (self.is_in)("e.type", "$7"),
         );
@@ -448,7 +448,7 @@ impl Dialect {
                 select e.*, {read_at} as read_at
                 from events e where e.id = $1
             ) e
-            where e.retracted_at is null
+            where e.retracted_at is null and e.emptied_at is null
                 and (e.audience <> 1
                     or exists (select 1 from event_users u where u.user_id = $2 and u.position = e.position)
                     or exists (select 1 from event_topics t where t.position = e.position))

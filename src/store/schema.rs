@@ -33,6 +33,8 @@ pub(super) const POSTGRES: &[(&str, &str)] = migrations!("postgres":
     "0015_without_the_constraint.sql",
     "0016_same_history.sql",
     "0017_marks_of_new_users.sql",
+    "0018_requests.sql",
+    "0019_marks.sql",
 );
 
 /// The same for SQLite.
@@ -46,6 +48,7 @@ pub(super) const SQLITE: &[(&str, &str)] = migrations!("sqlite":
     "0007_targets.sql",
     "0008_same_history.sql",
     "0009_marks_of_new_users.sql",
+    "0010_retention.sql",
 );
 
 /// Reads files named `VERSION_DESCRIPTION.sql`, as sqlx names what it notes of them in the database.

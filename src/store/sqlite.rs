@@ -3,6 +3,7 @@
 mod accounts;
 mod inbox;
 mod log;
+mod retention;
 mod users;
 
 use std::path::Path;

@@ -35,6 +35,8 @@ macro_rules! suite {
 
 suite!(
     publish::a_repeated_key_publishes_once,
+    publish::a_key_is_for_one_request,
+    publish::a_request_for_too_many_recipients_is_refused,
     publish::every_mistake_is_answered_with_its_field,
     publish::what_is_too_large_is_refused,
     publish::only_publishers_publish,

@@ -1,6 +1,6 @@
 //! Publishing: receipts, keys, mistakes, batches.
 
-use carillon::account::Scope;
+use carillon::account::{Role, Scope};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
@@ -50,6 +50,70 @@ pub async fn a_repeated_key_publishes_once(setup: Setup) {
         with_key(&setup, &publisher, key, &event("no")).await.expect_problem(400, "Idempotency-Key");
     }
     with_key(&setup, &publisher, &"k".repeat(128), &event("yes")).await.expect(201);
+}
+
+pub async fn a_key_is_for_one_request(setup: Setup) {
+    let publisher = setup.people.publisher.clone();
+    let refused = async |key: &str, body: &Value| {
+        let answer = with_key(&setup, &publisher, key, body).await.expect_problem(422, "Idempotency-Key");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("another request"), "{answer:?}");
+    };
+    let one = event("one");
+    let first = with_key(&setup, &publisher, "single", &one).await.expect(201).json();
+    refused("single", &event("two")).await;
+    refused("single", &json!({ "type": "test", "to": "everyone", "data": "one", "priority": "high" })).await;
+    refused("single", &json!({ "type": "test", "to": { "user": "alice" }, "data": "one" })).await;
+    refused("single", &json!({ "events": [one, event("two")] })).await;
+    // Spaces and the order of fields are not another request.
+    let spaced = r#"{ "data":"one", "to" : "everyone", "type":"test", "priority":null }"#;
+    let request = setup.post(ONE).bearer_auth(&publisher).header("idempotency-key", "single").body(spaced);
+    assert_eq!(send(request).await.expect(201).json(), first);
+
+    let batch = |data: &[&str]| json!({ "events": data.iter().map(|data| event(data)).collect::<Vec<_>>() });
+    let receipts = with_key(&setup, &publisher, "batch", &batch(&["a", "b"])).await.expect(201).json();
+    for other in [&["a"][..], &["a", "c"], &["b", "a"], &["a", "b", "c"], &["c", "d"]] {
+        refused("batch", &batch(other)).await;
+    }
+    refused("batch", &event("a")).await;
+    assert_eq!(with_key(&setup, &publisher, "batch", &batch(&["a", "b"])).await.expect(201).json(), receipts);
+    with_key(&setup, &setup.rival, "batch", &batch(&["the rival's"])).await.expect(201);
+
+    // Of two that come together one is taken, and what comes beside them is not touched.
+    let (left, right, beside) = (event("left"), event("right"), event("beside"));
+    let together = (0..30).map(|number| {
+        let body = [&left, &right, &beside][number % 3];
+        let key = if number % 3 == 2 { format!("beside-{number}") } else { "together".into() };
+        let publisher = &publisher;
+        let setup = &setup;
+        async move { (number % 3, with_key(setup, publisher, &key, body).await.status) }
+    });
+    let answers = futures_util::future::join_all(together).await;
+    let all_are = |kind: usize, status: u16| answers.iter().filter(|a| a.0 == kind).all(|a| a.1 == status);
+    assert!(all_are(2, 201), "{answers:?}");
+    assert!(all_are(0, 201) && all_are(1, 422) || all_are(0, 422) && all_are(1, 201), "{answers:?}");
+    let inbox = setup.inbox(&setup.alice, "limit=200").await;
+    let count = |data: &str| inbox.iter().filter(|found| *found == data).count();
+    assert_eq!((count("left") + count("right"), count("beside")), (1, 10));
+    assert_eq!(inbox.len(), 1 + 2 + 1 + 1 + 10, "nothing of what was refused was written: {inbox:?}");
+}
+
+/// So that no append holds up those of others for long.
+pub async fn a_request_for_too_many_recipients_is_refused(setup: Setup) {
+    let mut names = Vec::new();
+    for number in 0..4 {
+        names.push(format!("user-{number}"));
+        setup.people.add(&names[number], Role::Listener).await;
+    }
+    // A name may stand in an event more than once.
+    let users: Vec<&String> = names.iter().cycle().take(1_000).collect();
+    let for_many = json!({ "type": "test", "to": { "users": users }, "data": "many" });
+    let batch = |count: usize| json!({ "events": vec![&for_many; count] });
+    setup.publish(&for_many).await;
+    let answer = send(post(&setup, BATCH, batch(11).to_string())).await.expect_problem(413, "events");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("11000") && detail.contains("10000"), "{detail}");
+    assert_eq!(setup.inbox(&setup.people.token("user-0", &[Scope::Listen], None).await, "").await.len(), 1);
+    send(post(&setup, BATCH, batch(10).to_string())).await.expect(201);
 }
 
 pub async fn every_mistake_is_answered_with_its_field(setup: Setup) {

@@ -75,6 +75,43 @@ async fn before(pool: &PgPool, events: &[NewEvent]) {
         .unwrap();
 }
 
+/// How long an append holds the log's lock: its statement does from beginning to end. As large as the default of
+/// `CARILLON_MAX_RECIPIENTS` permits, and as large as it used to.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn lock_held() {
+    let server = PostgresServer::start();
+    let store = Store::open(&server.new_database().await, &StoreLimits::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    let wide = |count: usize, users: i64| -> Vec<NewEvent> {
+        (0..count)
+            .map(|_| NewEvent { data: "x".repeat(200), ..for_users(&(1..=users).collect::<Vec<_>>()) })
+            .collect()
+    };
+    // A store with a million rows of recipients.
+    for _ in 0..100 {
+        append(&store, &wide(10, 1_000)).await;
+    }
+    println!(
+        "ms that one append holds the lock, of 11 the median and the longest: events, recipients of each"
+    );
+    for (events, users) in
+        [(1, 1_000), (10, 1_000), (500, 20), (1_000, 10), (25, 1_000), (100, 1_000), (1_000, 0)]
+    {
+        let mut times = Vec::new();
+        for _ in 0..11 {
+            let events = if users == 0 { vec![event(); events] } else { wide(events, users) };
+            let events: Vec<NewEvent> =
+                events.into_iter().map(|e| NewEvent { id: Uuid::now_v7(), ..e }).collect();
+            let begun = std::time::Instant::now();
+            append(&store, &events).await;
+            times.push(begun.elapsed().as_secs_f64() * 1_000.0);
+        }
+        times.sort_by(f64::total_cmp);
+        println!("{events:>5} {users:>5} {:>8.0} {:>8.0}", times[5], times[10]);
+    }
+}
+
 /// Time on a processor, in nanoseconds.
 fn used(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();

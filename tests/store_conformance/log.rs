@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use carillon::account::Role;
-use carillon::event::{Audience, Expiry, NewEvent, Position, Priority};
+use carillon::event::{Audience, Expiry, Fingerprint, NewEvent, Position, Priority};
 use carillon::store::Store;
 use rand::RngExt as _;
 use uuid::Uuid;
@@ -160,6 +160,39 @@ pub async fn a_repeated_key_gives_the_first_event(store: &Store) {
     let other_publisher = NewEvent { publisher: 2, ..with_key("k", 0) };
     assert!(!append(store, &[other_publisher]).await.events[0].is_repeat);
     assert_eq!(replay(store, &reader(1, &[])).await.len(), 5);
+}
+
+/// A request is known by its fingerprint; rows without one, of programs before, match any.
+pub async fn a_key_is_for_one_request(store: &Store) {
+    let of = |key: &str, request: u8, count: i32| -> Vec<NewEvent> {
+        let request = Some(Fingerprint { hash: [request; 32], length: 7 });
+        (0..count).map(|index| NewEvent { request, ..with_key(key, index) }).collect()
+    };
+    append(store, &of("k", 1, 2)).await;
+    append(store, &[with_key("old", 0)]).await;
+    let head = store.log_state().await.unwrap().head;
+    assert!(append(store, &of("k", 1, 2)).await.events.iter().all(|event| event.is_repeat));
+    assert!(append(store, &[of("old", 1, 1), of("old", 2, 1)].concat()).await.events[1].is_repeat);
+    for (events, places) in [
+        (of("k", 2, 2), vec![0]),
+        (of("k", 2, 3), vec![0]),
+        ([of("k", 1, 2), of("new", 1, 3), of("k", 3, 1)].concat(), vec![5]),
+        (
+            [of("new", 1, 2), of("k", 2, 2), of("new", 2, 1), vec![event()], of("new", 3, 1)].concat(),
+            vec![2, 4, 6],
+        ),
+    ] {
+        let refused = store.append(&events).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::KeyReused(found) if *found == places),
+            "{refused:?} {places:?}"
+        );
+    }
+    let mut longer = of("k", 1, 1);
+    longer[0].request = Some(Fingerprint { hash: [1; 32], length: 8 });
+    assert!(matches!(store.append(&longer).await, Err(StoreError::KeyReused(_))));
+    let other_publisher = NewEvent { publisher: 2, ..of("k", 9, 1).remove(0) };
+    assert_eq!(append(store, &[other_publisher]).await.previous, head, "nothing of it was written");
 }
 
 pub async fn a_key_used_at_once_gives_one_event(store: &Store) {

@@ -11,6 +11,7 @@ mod migration;
 mod pgbouncer;
 mod plans;
 mod postgres;
+mod retention;
 mod selectors;
 #[path = "../support/mod.rs"]
 mod support;
@@ -67,6 +68,7 @@ suite!(
     log::an_event_comes_back_as_it_was_given,
     log::a_repeated_key_gives_the_first_event,
     log::a_key_used_at_once_gives_one_event,
+    log::a_key_is_for_one_request,
     log::an_append_is_all_or_nothing,
     log::a_node_reads_what_its_listeners_need,
     log::a_reader_reads_what_is_theirs,
@@ -236,6 +238,7 @@ fn event() -> NewEvent {
         keep_after_read: None,
         publisher: 1,
         idempotency: None,
+        request: None,
     }
 }
 

@@ -52,6 +52,7 @@ impl World {
             keep_after_read: None,
             publisher: 1,
             idempotency: None,
+            request: None,
         };
         let position = self.store.append(&[new]).await.unwrap().events[0].position;
         self.store.event_at(position).await.unwrap().unwrap()

@@ -1,7 +1,7 @@
 //! The log: appending, reading ranges, retracting, retention.
 
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
+use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::{DIALECT, Failure, PostgresStore, bound};
@@ -12,6 +12,8 @@ use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError, TARGET
 
 /// SQLSTATE of `carillon_append_events`: the form that these events need is not written yet.
 const NOT_YET_WRITTEN: &str = "CA001";
+/// And: keys came with other requests; the detail names the places, from 1, of their first events.
+const KEY_REUSED: &str = "CA002";
 
 const LOG_STATE: &str = "
     select s.epoch, s.floor, greatest(s.floor, l.position) as head,
@@ -24,10 +26,10 @@ const COMPARE: &str = "select * from carillon_log_state($1, $2, $3, false)";
 /// It names a column of the comparison among the append's arguments, and so comes after it.
 const APPEND: &str = "
     select a.*, s.epoch, s.head_id, s.is_new_epoch
-    from carillon_log_state($18, $19, $20, true) s
+    from carillon_log_state($20, $21, $22, true) s
     cross join lateral carillon_append_events(
         case when s.head is not null then $1::int end, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-        $16, $17) a";
+        $16, $17, $18, $19) a";
 
 const RETRACT: &str = "
     update events set retracted_at = carillon_now()
@@ -77,6 +79,7 @@ impl PostgresStore {
                 .code()
             {
                 Some(code) if code == NOT_YET_WRITTEN => StoreError::Form(TARGETS_FORM),
+                Some(code) if code == KEY_REUSED => StoreError::KeyReused(reused_places(&failure)),
                 _ => failure.into(),
             })?;
         Ok(appended(&row, events).map_err(Failure::Sql)?)
@@ -105,10 +108,6 @@ impl PostgresStore {
             Some(position) => self.event_at(position).await,
             None => Ok(None),
         }
-    }
-
-    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        Ok(self.within(async |c| retire(c, before, i64::from(limit)).await).await?)
     }
 }
 
@@ -167,6 +166,8 @@ impl<'a> Columns<'a> {
             .bind(&self.recipient_places)
             .bind(&self.topics)
             .bind(&self.topic_places)
+            .bind(self.sparse(|e| e.request.map(|request| request.hash)))
+            .bind(self.sparse(|e| e.request.map(|request| request.length)))
             .bind(applied.map(|applied| applied.epoch.as_str()))
             .bind(applied.map(|applied| applied.at.position))
             .bind(applied.and_then(|applied| applied.at.id))
@@ -182,6 +183,15 @@ impl<'a> Columns<'a> {
         let column = self.column(value);
         if column.iter().any(Option::is_some) { column } else { Vec::new() }
     }
+}
+
+/// The places, from 0, that the detail of an error names.
+fn reused_places(failure: &Failure) -> Vec<usize> {
+    let Failure::Sql(sqlx::Error::Database(error)) = failure else { return Vec::new() };
+    let detail =
+        error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail).unwrap_or_default();
+    let places = detail.trim_matches(['{', '}']).split(',').filter_map(|place| place.parse::<usize>().ok());
+    places.filter_map(|place| place.checked_sub(1)).collect()
 }
 
 /// What was appended, from the one row that describes all events.
@@ -241,51 +251,4 @@ fn log_state(row: &PgRow) -> sqlx::Result<LogState> {
 
 fn epoch(text: String) -> sqlx::Result<Epoch> {
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-async fn retire(connection: &mut PgConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
-    // Up to the first event, in order, that is too young, even if the clock once stepped back.
-    const LAST_TO_GO: &str = "
-        with oldest as (select position, created_at from events order by position limit $2)
-        select max(position) from oldest
-        where position < coalesce((select min(position) from oldest where created_at >= $1), $3)";
-    // A user's highest mark stays: it says what later marks must lie above.
-    const MARKS: &str = "
-        delete from read_marks m where m.position <= $1 and exists (
-            select from read_marks higher where higher.user_id = m.user_id and higher.position > m.position)";
-    // As lists, so that each is looked up: a join may scan the table.
-    const SESSIONS: &str = "
-        delete from sessions where secret = any(array(
-            select secret from sessions where expires_at < $1 order by expires_at limit $2))";
-    const TOKENS: &str = "
-        delete from tokens where id = any(array(
-            select id from tokens where least(expires_at, revoked_at) < $1
-            order by least(expires_at, revoked_at) limit $2))";
-
-    let mut work = connection.begin().await?;
-    // One node at a time; the others find less to do.
-    sqlx::query("select from log_state for update").execute(&mut *work).await?;
-    let query = sqlx::query_scalar(LAST_TO_GO).bind(before).bind(limit).bind(Position::MAX);
-    let last: Option<Position> = query.fetch_one(&mut *work).await?;
-    let mut retired = 0;
-    if let Some(last) = last {
-        // The floor rises with the same commit, so that the head stays even when nothing is left.
-        let floor = "update log_state set floor = greatest(floor, $1)";
-        sqlx::query(floor).bind(last).execute(&mut *work).await?;
-        let events = sqlx::query("delete from events where position <= $1").bind(last);
-        retired = events.execute(&mut *work).await?.rows_affected();
-        for rest in [
-            "delete from event_users where position <= $1",
-            "delete from event_topics where position <= $1",
-            "delete from receipts where position <= $1",
-            MARKS,
-        ] {
-            sqlx::query(rest).bind(last).execute(&mut *work).await?;
-        }
-    }
-    for ended in [SESSIONS, TOKENS] {
-        sqlx::query(ended).bind(before).bind(limit).execute(&mut *work).await?;
-    }
-    work.commit().await?;
-    Ok(retired)
 }

@@ -1,14 +1,17 @@
 //! The log: appending, reading ranges, retracting, retention.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{DIALECT, SqliteStore, bound, failed, list, now};
-use crate::event::{Applied, Audience, Epoch, Event, Millis, NewEvent, Position, Priority, UserId};
+use crate::event::{Applied, Audience, Epoch, Event, Fingerprint, NewEvent, Position, Priority, UserId};
 use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
 use crate::store::scan::{Scan, Scanned};
-use crate::store::{Appended, AppendedEvent, LogState, Result};
+use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError};
 
 /// Compared with what was applied: `?1` epoch, `?2` position, `?3` id; all null: with nothing.
 const LOG_STATE: &str = concat!(
@@ -30,8 +33,8 @@ const RETRACT: &str = concat!(
 );
 const INSERT: &str = "
     insert into events (id, type, priority, audience, topic, data, created_at, expires_at, keep_after_read,
-        publisher, idempotency_key, idempotency_index)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        publisher, idempotency_key, idempotency_index, request_hash, request_length)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     on conflict (publisher, idempotency_key, idempotency_index) do nothing
     returning position, id, created_at, expires_at";
 const TO_USERS: &str = "
@@ -41,6 +44,10 @@ const ON_TOPICS: &str = "
 const FIRST_OF_KEY: &str = "
     select position, id, created_at, expires_at from events
     where publisher = ?1 and idempotency_key = ?2 and idempotency_index = ?3";
+
+const REQUEST_OF_KEY: &str = "
+    select request_hash, request_length from events
+    where publisher = ?1 and idempotency_key = ?2 order by idempotency_index limit 1";
 
 impl SqliteStore {
     pub(in crate::store) async fn log_state(&self) -> Result<LogState> {
@@ -76,6 +83,11 @@ impl SqliteStore {
         applied: Option<&Applied>,
     ) -> Result<Appended> {
         let mut connection = self.writer.acquire().await.map_err(failed)?;
+        // Nobody else writes meanwhile: there is one connection for it.
+        let reused = reused_keys(&mut connection, events).await.map_err(failed)?;
+        if !reused.is_empty() {
+            return Err(StoreError::KeyReused(reused));
+        }
         append(&mut connection, events, applied).await.map_err(failed)
     }
 
@@ -104,11 +116,30 @@ impl SqliteStore {
             None => Ok(None),
         }
     }
+}
 
-    pub(in crate::store) async fn remove_before(&self, before: Millis, limit: u32) -> Result<u64> {
-        let mut connection = self.writer.acquire().await.map_err(failed)?;
-        retire(&mut connection, before, i64::from(limit)).await.map_err(failed)
+/// The places, from 0, of the first events of requests whose key came with another one, in the log or earlier here.
+async fn reused_keys(connection: &mut SqliteConnection, events: &[NewEvent]) -> sqlx::Result<Vec<usize>> {
+    let mut earlier: HashMap<(UserId, &str), Option<Fingerprint>> = HashMap::new();
+    let mut reused = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        let Some((key, 0)) = &event.idempotency else { continue };
+        let first = match earlier.entry((event.publisher, key)) {
+            Entry::Occupied(first) => *first.get(),
+            Entry::Vacant(vacant) => {
+                let query = sqlx::query_as(REQUEST_OF_KEY).bind(event.publisher).bind(key);
+                let stored: Option<(Option<Vec<u8>>, Option<i64>)> =
+                    query.fetch_optional(&mut *connection).await?;
+                *vacant.insert(stored.map_or(event.request, |(hash, length)| {
+                    Some(Fingerprint { hash: hash?.try_into().ok()?, length: length? })
+                }))
+            }
+        };
+        if event.request.is_some_and(|request| first.is_some_and(|first| first != request)) {
+            reused.push(place);
+        }
     }
+    Ok(reused)
 }
 
 /// Where the log stands, and whether it has lost what was applied.
@@ -169,6 +200,8 @@ async fn append(
             .bind(event.publisher)
             .bind(key)
             .bind(index)
+            .bind(event.request.map(|request| request.hash.to_vec()))
+            .bind(event.request.map(|request| request.length))
             .fetch_optional(&mut *work)
             .await?;
         let outcome = match inserted {
@@ -218,43 +251,4 @@ fn appended(row: &SqliteRow, is_repeat: bool) -> sqlx::Result<AppendedEvent> {
 
 fn epoch(text: &str) -> sqlx::Result<Epoch> {
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-async fn retire(connection: &mut SqliteConnection, before: Millis, limit: i64) -> sqlx::Result<u64> {
-    // Up to the first event, in order, that is too young, even if the clock once stepped back.
-    const LAST_TO_GO: &str = "
-        with oldest as (select position, created_at from events order by position limit ?2)
-        select max(position) from oldest
-        where position < coalesce((select min(position) from oldest where created_at >= ?1), ?3)";
-    // A user's highest mark stays: it says what later marks must lie above.
-    const MARKS: &str = "
-        delete from read_marks where position <= ?1 and exists (
-            select 1 from read_marks higher
-            where higher.user_id = read_marks.user_id and higher.position > read_marks.position)";
-    let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let query = sqlx::query_scalar(LAST_TO_GO).bind(before).bind(limit).bind(Position::MAX);
-    let last: Option<Position> = query.fetch_one(&mut *work).await?;
-    let mut retired = 0;
-    if let Some(last) = last {
-        // The floor rises with the same commit, so that the head stays even when nothing is left.
-        sqlx::query("update log_state set floor = max(floor, ?1)").bind(last).execute(&mut *work).await?;
-        let events = sqlx::query("delete from events where position <= ?1").bind(last);
-        retired = events.execute(&mut *work).await?.rows_affected();
-        for rest in [
-            "delete from event_users where position <= ?1",
-            "delete from event_topics where position <= ?1",
-            "delete from receipts where position <= ?1",
-            MARKS,
-        ] {
-            sqlx::query(rest).bind(last).execute(&mut *work).await?;
-        }
-    }
-    for ended in [
-        "delete from sessions where expires_at < ?1",
-        "delete from tokens where min(coalesce(expires_at, revoked_at), coalesce(revoked_at, expires_at)) < ?1",
-    ] {
-        sqlx::query(ended).bind(before).execute(&mut *work).await?;
-    }
-    work.commit().await?;
-    Ok(retired)
 }

@@ -22,6 +22,7 @@ async fn world(limits: StreamLimits, priorities: &[Priority]) -> (World, Vec<Eve
             keep_after_read: None,
             publisher: 1,
             idempotency: None,
+            request: None,
         };
         let position = world.store.append(&[new]).await.unwrap().events[0].position;
         let event = world.store.event_at(position).await.unwrap().unwrap();
