@@ -225,9 +225,13 @@ impl Parts {
         let accounts = Accounts::new(self.store.clone(), self.ttl.clone(), notifier.clone());
         let mut endings = Endings::new(self.store.clone(), accounts.clone(), self.hub.clone());
         every!(tasks, limits.poll_every, endings.follow().await);
-        let watching =
-            expiry::watch_expirations(self.ttl.clone(), self.hub.clone(), self.store.clone(), known_epoch);
-        tasks.spawn(watching);
+        tasks.spawn(expiry::watch_expirations(
+            self.ttl.clone(),
+            self.hub.clone(),
+            self.store.clone(),
+            self.progress.clock.clone(),
+            known_epoch,
+        ));
         tasks.spawn(presence::run(self.presence.clone()));
         let feed = Feed {
             hub: self.hub.clone(),

@@ -257,3 +257,37 @@ async fn what_ends_beside_the_nodes_ends_on_all_of_them() {
         assert_eq!(ask(node, "inbox").await.status(), 401, "nothing cached lets it in again");
     }
 }
+
+/// Redis ends the key of an event that lives, as it does when its clock is ahead: pages hear of the end in its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expiry_told_too_early_comes_in_its_time() {
+    const LIFE: u64 = 4;
+    let cluster = Cluster::start().await;
+    let client = reqwest::Client::new();
+    let mut streams = Vec::new();
+    for node in &cluster.nodes {
+        let request = client.get(format!("{}/api/v1/stream", node.address)).bearer_auth(&cluster.alice);
+        streams.push(request.send().await.unwrap());
+    }
+    let begun = Instant::now();
+    let event = json!({ "type": "test", "to": { "user": "alice" }, "data": "brief", "expires_in": LIFE });
+    publish(&client, &[&cluster.nodes[0].address], &cluster.people.publisher, &event).await;
+    let end_it =
+        "for _, key in ipairs(redis.call('KEYS', '*event:*')) do redis.call('PEXPIRE', key, 1) end return 0";
+    for node in &cluster.nodes {
+        let heard = async || {
+            let _: i64 = cluster.redis.query(&["EVAL", end_it, "0"]).await.unwrap();
+            node.metric("carillon_live_keys_early_total").await > 0.0 || begun.elapsed().as_secs() >= LIFE
+        };
+        wait_until(DEADLINE, "the node hears of it", heard).await;
+    }
+    for stream in &mut streams {
+        let mut text = String::new();
+        while !text.contains("carillon.expire") {
+            let piece = tokio::time::timeout(DEADLINE, stream.chunk()).await.expect("nothing comes");
+            text += &String::from_utf8_lossy(&piece.unwrap().expect("the stream ended"));
+        }
+        assert!(text.contains("\"brief\""), "{text}");
+        assert!(begun.elapsed().as_secs() >= LIFE, "it was told before its end: {text}");
+    }
+}

@@ -3,20 +3,13 @@
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::byte_budget::ByteBudget;
+use super::live_key::LiveKey;
 use super::size;
 use crate::bus::Bus;
 use crate::bus::message::MessageWriter;
-use crate::event::{Cursor, Epoch, Event, Millis, Position};
+use crate::event::{Epoch, Event, Millis, Position};
 use crate::failpoint;
 use crate::ttl::Ttl;
-
-/// Before epoch and position in the name of the key that lives as long as an event.
-pub const LIVE_KEY: &str = "event:";
-
-/// The name of the key that lives as long as an event.
-fn live_key(epoch: &Epoch, position: Position) -> String {
-    format!("{LIVE_KEY}{}", Cursor::at(epoch.clone(), position))
-}
 
 /// One append, committed.
 pub(super) struct Committed {
@@ -63,7 +56,11 @@ pub(super) async fn announce(
         };
         let keys: Vec<(String, Vec<u8>, Millis)> = events
             .iter()
-            .filter_map(|e| Some((live_key(epoch, e.position), Vec::new(), e.expires_at?)))
+            .filter_map(|event| {
+                let (position, expires_at) = (event.position, event.expires_at?);
+                let key = LiveKey { epoch: epoch.clone(), position, expires_at };
+                Some((key.name(), Vec::new(), expires_at))
+            })
             .collect();
         let messages = writer.after_append(epoch, previous, events);
         if let Err(error) = bus.publish(&messages).await {

@@ -6,6 +6,7 @@
 
 mod announcer;
 mod byte_budget;
+mod live_key;
 pub mod retention;
 mod take_back;
 mod writer;
@@ -29,8 +30,8 @@ use crate::event::{
 use crate::store::{AppendedEvent, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
-pub use announcer::LIVE_KEY;
 use byte_budget::ByteBudget;
+pub use live_key::LiveKey;
 pub use take_back::take_back;
 use writer::{Log, Request};
 
@@ -44,10 +45,10 @@ pub struct PublishLimits {
     pub batch: usize,
     /// The most events in one append; a larger request still goes whole.
     pub append: usize,
-    /// How many requests may wait for the writer.
     /// The most recipients (users and topics) of one request, and of all requests in one append: they are written under
-    /// the log's lock. At least [`MAX_RECIPIENTS`], so that every event fits.
+    /// the log's lock. At least [`crate::event::draft::MAX_RECIPIENTS`], so that every event fits.
     pub recipients: usize,
+    /// How many requests may wait for the writer.
     pub queue: usize,
     /// How many bytes of events may wait for the writer or be with it.
     pub queue_bytes: u32,
@@ -62,8 +63,8 @@ impl Default for PublishLimits {
         Self {
             batch: 1_000,
             append: 500,
-            queue: 4_096,
             recipients: 10_000,
+            queue: 4_096,
             queue_bytes: 64 << 20,
             announcements: 1_024,
             announcement_bytes: 32 << 20,
@@ -87,7 +88,6 @@ pub enum PublishError {
         /// The name.
         name: String,
     },
-    /// More waits than this node takes on.
     /// The key came before, with another request: nothing was published.
     #[error("Idempotency-Key: came before with another request; a key names one request")]
     KeyReused,
@@ -99,6 +99,7 @@ pub enum PublishError {
         /// [`PublishLimits::recipients`].
         limit: usize,
     },
+    /// More waits than this node takes on.
     #[error("too many publications are waiting")]
     Overloaded,
     /// The store did not take it. The outcome may be unknown; repeating with the same key is safe.
@@ -106,7 +107,6 @@ pub enum PublishError {
     Store(#[from] StoreError),
 }
 
-/// The acknowledgement of one event.
 /// What a publisher calls a request, so that repeating it publishes nothing new.
 #[derive(Debug, Clone)]
 pub struct Key {
@@ -116,6 +116,7 @@ pub struct Key {
     pub request: Option<Fingerprint>,
 }
 
+/// The acknowledgement of one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Published {
     /// Its id; of the first event, if this one repeated an idempotency key.
@@ -142,8 +143,8 @@ pub struct Publisher {
     requests: mpsc::Sender<Request>,
     budget: ByteBudget,
     published: Arc<AtomicU64>,
-}
     max_recipients: usize,
+}
 
 impl Publisher {
     /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
@@ -203,8 +204,8 @@ impl Publisher {
                 keep_after_read: draft.keep_after_read,
                 publisher,
                 idempotency,
-            });
                 request: key.as_ref().and_then(|key| key.request),
+            });
         }
         let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
         let budget = self.budget.take(bytes).ok_or(PublishError::Overloaded)?;
@@ -229,12 +230,12 @@ impl Publisher {
     }
 }
 
-fn named(to: &Recipients) -> &[String] {
 /// How many users and topics a draft names.
 fn recipients(draft: &Draft) -> usize {
     named(&draft.to).len() + usize::from(matches!(draft.to, Recipients::Topic(_)))
 }
 
+fn named(to: &Recipients) -> &[String] {
     match to {
         Recipients::User(name) => std::slice::from_ref(name),
         Recipients::Users(names) => names,
