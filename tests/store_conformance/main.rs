@@ -4,6 +4,7 @@ mod accounts;
 mod append_cost;
 mod endings;
 mod inbox;
+mod large;
 mod log;
 mod migration;
 mod plans;
