@@ -131,7 +131,8 @@ pub(super) struct Dialect {
     pub(super) greatest: &'static str,
     /// Before a statement whose rows are made once.
     pub(super) materialized: &'static str,
-    /// For each `k` of a list, a limited subselect: `LIST` and `SUBSELECT` stand for both.
+    /// For each `k` of a list, a limited subselect: `LIST` and `SUBSELECT` stand for both, `TABLE` and `COLUMN` for what
+    /// it selects from, and by what.
     pub(super) each: &'static str,
     /// The event `e` of each `s.position`, looked up one after the other: otherwise a condition on events may be asked of
     /// the whole log first.
@@ -370,7 +371,9 @@ impl Dialect {
                         "select t.position from {table} t where t.{column} = {item} {of_level} and {range} {end}",
                         item = self.item,
                     );
-                    branches.push(self.each.replace("LIST", list).replace("SUBSELECT", &subselect));
+                    let each =
+                        self.each.replace("LIST", list).replace("TABLE", table).replace("COLUMN", column);
+                    branches.push(each.replace("SUBSELECT", &subselect));
                 }
             }
         }

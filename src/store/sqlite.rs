@@ -33,8 +33,9 @@ static DIALECT: Dialect = Dialect {
     now: now!(),
     greatest: "max",
     materialized: "materialized",
-    // A cross join is made in the order in which it is written.
-    each: "select e.position from json_each(LIST) k cross join events e on e.position in (SUBSELECT)",
+    // A cross join is made in the order in which it is written. What the subselect found is looked up where it stands.
+    each: "select x.position from json_each(LIST) k
+        cross join TABLE x on x.COLUMN = k.value and x.position in (SUBSELECT)",
     event_of_each: "cross join events e on e.position = s.position",
     item: "k.value",
     is_in: |column, list| format!("{column} in (select value from json_each({list}))"),

@@ -161,15 +161,11 @@ async fn what_is_not_counted_to_the_end_says_so() {
     };
     tab.until(&shown("1000+")).await;
     site.send(titled("one more")).await;
-    shows_first(&tab, "one more").await;
+    tab.until(&format!("{ENTRIES}[0] === 'one more'")).await;
     tab.until("document.getElementById('unread').textContent.endsWith('+')").await;
     tab.click("#read-all").await;
     counts(&tab, 0).await;
     site.browser.assert_quiet(&[]);
-}
-
-async fn shows_first(tab: &Tab, headline: &str) {
-    tab.until(&format!("{ENTRIES}[0] === {}", json!(headline))).await;
 }
 
 #[tokio::test]
@@ -359,6 +355,10 @@ async fn a_hundred_events_a_second_move_nothing_that_is_read() {
     tab.until("scrollY === 0 && document.getElementById('fresh').hidden").await;
     shows_first(&tab, "late two").await;
     site.browser.assert_quiet(&[]);
+}
+
+async fn shows_first(tab: &Tab, headline: &str) {
+    tab.until(&format!("{ENTRIES}[0] === {}", json!(headline))).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod append_cost;
 mod endings;
 mod history;
 mod inbox;
+mod large;
 mod links;
 mod log;
 mod migration;
