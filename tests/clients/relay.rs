@@ -169,12 +169,23 @@ fn origin(request: &[u8]) -> Option<String> {
     lines.filter(|(name, _)| name.eq_ignore_ascii_case("origin")).map(|(_, value)| value.to_owned()).next()
 }
 
-/// A page may read a stream of another port only if the answer says so. Many relays mean many ports, since browsers open
-/// only six connections to one.
+/// A page may read a stream of another port only if its own answer and the stream's permit it. Many relays mean many
+/// ports, since browsers open only six connections to one.
 fn with_permission(answer: &[u8], page: Option<&str>) -> Vec<u8> {
     let status = b"HTTP/1.1 200 OK\r\n";
-    let (Some(rest), Some(page)) = (answer.strip_prefix(status), page) else { return answer.to_vec() };
+    let Some(rest) = answer.strip_prefix(status) else { return answer.to_vec() };
+    let Some(page) = page else { return without_policy(answer) };
     let headers =
         format!("access-control-allow-origin: {page}\r\naccess-control-allow-credentials: true\r\n");
     [status, headers.as_bytes(), rest].concat()
+}
+
+/// An answer whose policy for scripts the browser does not know.
+fn without_policy(answer: &[u8]) -> Vec<u8> {
+    let mut answer = answer.to_vec();
+    let name = b"content-security-policy:";
+    if let Some(at) = answer.windows(name.len()).position(|part| part.eq_ignore_ascii_case(name)) {
+        answer[at..at + 7].copy_from_slice(b"ignored");
+    }
+    answer
 }
