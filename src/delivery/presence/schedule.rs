@@ -75,7 +75,7 @@ mod tests {
         schedule.set(c, None);
         assert_eq!(schedule.next(), Some(now + second));
         assert!(schedule.take_due(now).is_empty());
-        assert_eq!(schedule.take_due(now + second), [b.clone()]);
+        assert_eq!(schedule.take_due(now + second), std::slice::from_ref(b));
         assert_eq!(schedule.next(), Some(now + second * 3));
         schedule.set(c, Some(now + second));
         schedule.advance_all(now + second * 2);
