@@ -28,10 +28,12 @@ const LOG_UNREADABLE_EVERY: Duration = Duration::from_secs(60);
 /// How many events a read brings at most.
 const READ_PAGE: u32 = 500;
 
+/// Events, and up to where they are all.
+type NodePage = (Vec<Arc<Delivery>>, Checkpoint);
+
 enum Answer {
-    /// Of a read in this epoch: the events, and up to where they are all. `None`: the log has not got the event any more
-    /// after which the read began.
-    Page(Epoch, Result<Option<(Vec<Arc<Delivery>>, Checkpoint)>, StoreError>),
+    /// Of a read in this epoch. `None`: the log has not got the event any more after which the read began.
+    Page(Epoch, Result<Option<NodePage>, StoreError>),
     Head(Result<LogState, StoreError>),
 }
 
@@ -238,7 +240,7 @@ impl Subscriber {
     }
 
     /// A read was answered; one of a former history no longer matters.
-    fn page(&mut self, of: &Epoch, page: Result<Option<(Vec<Arc<Delivery>>, Checkpoint)>, StoreError>) {
+    fn page(&mut self, of: &Epoch, page: Result<Option<NodePage>, StoreError>) {
         let now = self.now();
         let Some((_, sequencer)) = self.at.as_mut().filter(|(epoch, _)| epoch == of) else { return };
         match page {
