@@ -67,8 +67,10 @@ impl Expirations {
             return;
         }
         if expires_at <= self.clock.now() {
-            self.expire(position).await;
-        } else if early.len() < MAX_EARLY {
+            return self.expire(position).await;
+        }
+        metrics::counter!("carillon_live_keys_early_total").increment(1);
+        if early.len() < MAX_EARLY {
             early.push(Reverse((expires_at, position)));
         } else {
             metrics::counter!("carillon_early_expirations_dropped_total").increment(1);

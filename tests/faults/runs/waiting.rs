@@ -51,7 +51,7 @@ const ON_THE_WAY: usize = 40;
 /// They were read in another tab before this one got them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_nothing_while_events_are_read_elsewhere() {
-    let (run, listener) = with_a_stalled_listener("read-while-waiting").await;
+    let (run, listener) = with_a_stalled_listener("read-while-waiting", ENDED).await;
     let begun = run.now();
     let ids = publish(&run, None).await;
     let client = Client::new();
@@ -71,7 +71,7 @@ async fn reads_nothing_while_events_are_read_elsewhere() {
 /// With Redis dead no notice reports that they have expired: the node's own clock shows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_nothing_until_events_have_expired() {
-    let (mut run, listener) = with_a_stalled_listener("expiry-while-waiting").await;
+    let (mut run, listener) = with_a_stalled_listener("expiry-while-waiting", ENDED).await;
     let begun = run.now();
     publish(&run, Some(Duration::from_secs(4))).await;
     run.world.redis.kill();
@@ -80,8 +80,37 @@ async fn reads_nothing_until_events_have_expired() {
     gets_hardly_any(run, listener).await;
 }
 
-async fn with_a_stalled_listener(name: &'static str) -> (Run, usize) {
-    let mut run = Run::quiet(Plan::new(name, "nothing comes that ended while it waited")).await;
+/// A Redis whose clock is ahead ends the keys of events that live: they stay, also for who has not got them yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_nothing_while_living_events_are_said_to_have_expired() {
+    const END_THEM: &str = "
+        local ended = 0
+        for _, key in ipairs(redis.call('KEYS', '*event:*')) do ended = ended + redis.call('PEXPIRE', key, 1) end
+        return ended";
+    let promise = "nothing lost that has not expired";
+    let (run, listener) = with_a_stalled_listener("expiry-told-early", promise).await;
+    let begun = run.now();
+    publish(&run, Some(Duration::from_secs(3_600))).await;
+    let early = async || run.world.nodes[0].metric("carillon_live_keys_early_total").await as usize;
+    let heard = async || {
+        let _: usize = run.world.redis.query(&["EVAL", END_THEM, "0"]).await.unwrap();
+        early().await >= WAITING
+    };
+    wait_until(DEADLINE, "the node hears of them", heard).await;
+    run.note_fault("a listener reads nothing, and living events are said to have expired", begun);
+    assert_eq!(run.clients[listener].deliveries(), 0, "it read");
+    run.clients[listener].set_pace(Pace::Full);
+    let came = async || run.clients[listener].deliveries() >= WAITING;
+    wait_until(DEADLINE, "it gets all of them", came).await;
+    run.calm(0.5).await;
+    run.finish().await.assert_clean();
+}
+
+/// What is promised of what ends.
+const ENDED: &str = "nothing comes that ended while it waited";
+
+async fn with_a_stalled_listener(name: &'static str, promise: &'static str) -> (Run, usize) {
+    let mut run = Run::quiet(Plan::new(name, promise)).await;
     let mut options = run.options(0, 0);
     options.listener.is_slow = true;
     let listener = run.listen_as(options).await;
