@@ -192,7 +192,7 @@ async fn nginx_serves_streams() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_serves_streams() {
-    serves_streams(Proxy::HaProxy).await;
+    serves_streams(Proxy::Haproxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,6 +203,6 @@ async fn caddy_serves_streams() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes two minutes"]
 async fn a_quiet_stream_lives_behind_each() {
-    let (nginx, haproxy, caddy) = (Proxy::Nginx, Proxy::HaProxy, Proxy::Caddy);
+    let (nginx, haproxy, caddy) = (Proxy::Nginx, Proxy::Haproxy, Proxy::Caddy);
     tokio::join!(keeps_a_quiet_stream(nginx), keeps_a_quiet_stream(haproxy), keeps_a_quiet_stream(caddy));
 }

@@ -14,7 +14,7 @@ pub enum Proxy {
     /// `deploy/nginx.conf`.
     Nginx,
     /// `deploy/haproxy.cfg`.
-    HaProxy,
+    Haproxy,
     /// `deploy/Caddyfile`.
     Caddy,
 }
@@ -81,7 +81,7 @@ impl Proxy {
                 ]
                 .to_vec(),
             ),
-            Self::HaProxy => (
+            Self::Haproxy => (
                 include_str!("../../deploy/haproxy.cfg"),
                 [
                     ("bind :8080", format!("bind 127.0.0.1:{plain}")),
@@ -116,7 +116,7 @@ impl Proxy {
         }
         match self {
             Self::Nginx => format!("daemon off;\npid {path}/pid;\nerror_log {path}/log warn;\n{text}"),
-            Self::HaProxy => text,
+            Self::Haproxy => text,
             Self::Caddy => {
                 format!("{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n{text}")
             }
@@ -126,13 +126,13 @@ impl Proxy {
     fn command(self, file: &Path, folder: &Path) -> Command {
         let mut command = Command::new(match self {
             Self::Nginx => "/usr/sbin/nginx",
-            Self::HaProxy => "/usr/sbin/haproxy",
+            Self::Haproxy => "/usr/sbin/haproxy",
             Self::Caddy => "/usr/bin/caddy",
         });
         match self {
             Self::Nginx => command.arg("-e").arg(folder.join("log")).arg("-c").arg(file),
             // It and Caddy say what they do on their errors; a test that fails has no use for it.
-            Self::HaProxy => command.arg("-q").arg("-f").arg(file).stderr(Stdio::null()),
+            Self::Haproxy => command.arg("-q").arg("-f").arg(file).stderr(Stdio::null()),
             Self::Caddy => {
                 let folders = [("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config")];
                 command.envs(folders.map(|(name, own)| (name, folder.join(own)))).arg("run");
