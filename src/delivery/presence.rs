@@ -100,8 +100,7 @@ impl Presence {
     pub async fn present(&self, topic: &Topic) -> Result<Present, TtlError> {
         let mut users: BTreeSet<Name> = self.hub.here_on(topic).users.into_keys().collect();
         for (_, places) in tables::read(&self.ttl, vec![topic.clone()], None).await {
-            let places = places?.remove(topic).unwrap_or_default();
-            users.extend(places.into_iter().map(|(_, name)| Name::from(name)));
+            users.extend(places?.into_iter().map(|(_, name)| Name::from(name)));
         }
         Ok(Present::new(topic, users.iter()))
     }

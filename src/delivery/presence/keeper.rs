@@ -239,23 +239,20 @@ impl Keeper {
         let answers = tables::read(&self.presence.ttl, due, Some(self.presence.writer.sender())).await;
         let (every, patience) = (self.presence.lifetime / READS, self.presence.lifetime.mul_f64(PATIENCE));
         let mut read = Vec::new();
-        for (topics, answer) in answers {
-            if let Err(error) = &answer {
-                tracing::debug!(%error, "who is present elsewhere could not be read");
-            }
-            for topic in topics {
-                let Some(known) = self.topics.get_mut(&topic) else { continue };
-                let pause = match &answer {
-                    Ok(places) => {
-                        let places = places.get(&topic).map_or(&[][..], Vec::as_slice);
-                        known.users.read(places, now, patience);
-                        if std::mem::take(&mut known.is_new) { SECOND_LOOK.min(every) } else { every }
-                    }
-                    Err(_) => RETRY,
-                };
-                self.reads.set(&topic, Some(now + pause));
-                read.push(topic);
-            }
+        for (topic, answer) in answers {
+            let Some(known) = self.topics.get_mut(&topic) else { continue };
+            let pause = match answer {
+                Ok(places) => {
+                    known.users.read(&places, now, patience);
+                    if std::mem::take(&mut known.is_new) { SECOND_LOOK.min(every) } else { every }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "who is present elsewhere could not be read");
+                    RETRY
+                }
+            };
+            self.reads.set(&topic, Some(now + pause));
+            read.push(topic);
         }
         read
     }

@@ -2,7 +2,6 @@
 //! other by a set. A table lives for a while after it was last written or renewed, and with it what a killed node
 //! wrote. Only its own node writes it: when topics change, and all of it after something was lost.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -94,41 +93,41 @@ fn field((topic, users): (&Topic, Vec<User>)) -> TableChange {
     (topic.to_string(), value)
 }
 
-/// Who is on each of these topics, on all nodes but `except`. What cannot be read has an error.
+/// Who is on each of these topics, on all nodes but `except`; an error where that cannot be read.
 pub(super) async fn read(
     ttl: &Ttl,
     topics: Vec<Topic>,
     except: Option<&str>,
-) -> Vec<(Vec<Topic>, Result<HashMap<Topic, Vec<Place>>, TtlError>)> {
+) -> Vec<(Topic, Result<Vec<Place>, TtlError>)> {
     if topics.is_empty() {
         return Vec::new();
     }
+    let failed = |topics: Vec<Topic>, error: TtlError| -> Vec<_> {
+        topics.into_iter().map(|topic| (topic, Err(error.clone()))).collect()
+    };
     let nodes: Vec<String> = match ttl.members(NODES, MAX_NODES).await {
         Ok(nodes) => nodes.into_iter().filter(|node| Some(&**node) != except).collect(),
-        Err(error) => return vec![(topics, Err(error))],
+        Err(error) => return failed(topics, error),
     };
     let parts = topics.chunks(TOPICS_AT_ONCE).map(<[Topic]>::to_vec);
-    let reads = parts.map(async |topics| {
-        let places = read_topics(ttl, &nodes, &topics).await;
-        (topics, places)
+    let reads = parts.map(async |topics| match read_topics(ttl, &nodes, &topics).await {
+        Ok(places) => topics.into_iter().zip(places.into_iter().map(Ok)).collect(),
+        Err(error) => failed(topics, error),
     });
-    stream::iter(reads).buffer_unordered(READS_AT_ONCE).collect().await
+    let read: Vec<Vec<_>> = stream::iter(reads).buffer_unordered(READS_AT_ONCE).collect().await;
+    read.into_iter().flatten().collect()
 }
 
-async fn read_topics(
-    ttl: &Ttl,
-    nodes: &[String],
-    topics: &[Topic],
-) -> Result<HashMap<Topic, Vec<Place>>, TtlError> {
+/// The places on each topic, in the order given.
+async fn read_topics(ttl: &Ttl, nodes: &[String], topics: &[Topic]) -> Result<Vec<Vec<Place>>, TtlError> {
     let tables: Vec<String> = nodes.iter().map(|node| table(node)).collect();
     let fields: Vec<String> = topics.iter().map(ToString::to_string).collect();
-    let mut places: HashMap<Topic, Vec<Place>> = HashMap::new();
+    let mut places = vec![Vec::new(); topics.len()];
     for (node, values) in nodes.iter().zip(ttl.read_tables(&tables, &fields).await?) {
-        for (topic, value) in topics.iter().zip(values) {
+        for (places, value) in places.iter_mut().zip(values) {
             let users = value.map_or_else(Vec::new, |value| users(&value));
-            let on_topic = places.entry(topic.clone()).or_default();
-            let free = MAX_PLACES.saturating_sub(on_topic.len());
-            on_topic.extend(users.into_iter().take(free).map(|name| (node.clone(), name)));
+            let free = MAX_PLACES.saturating_sub(places.len());
+            places.extend(users.into_iter().take(free).map(|name| (node.clone(), name)));
         }
     }
     Ok(places)
