@@ -188,7 +188,7 @@ async fn a_page_goes_on_from_node_to_node_during_an_upgrade() {
             event(9)
         ),
         format!("id: e-1\nretry: 10\n\nid: e-1\n{ALIVE}\nid: e-2\n{}\n", event(2)),
-        format!("event: carillon.connected\ndata: {{\"ignored\":[\"x\"]}}\nretry: 10\nid: e-2\n\n"),
+        "event: carillon.connected\ndata: {\"ignored\":[\"x\"]}\nretry: 10\nid: e-2\n\n".to_owned(),
         format!(
             "event: carillon.connected\ndata: {{}}\nid: e-2\n\n{ALIVE}id: e-2\n\n{}id: e-3\n\n",
             event(3)
