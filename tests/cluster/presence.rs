@@ -168,8 +168,8 @@ async fn topics_that_nobody_watches_cost_nothing() {
     let text: String = cluster.redis.query(&["INFO", "commandstats"]).await.unwrap();
     let calls = |line: &str| line.split_once(":calls=")?.1.split_once(',')?.0.parse::<usize>().ok();
     let calls: usize = text.lines().filter_map(calls).sum();
-    // Three nodes and what else they do with Redis.
-    assert!(calls < TOPICS / 2, "{calls} commands in two lifetimes");
+    // What three nodes do with Redis at all. Entering and reading each topic would be tens of thousands.
+    assert!(calls < TOPICS * 2, "{calls} commands in two lifetimes");
     // Who begins to watch one of them learns who is there.
     let bob = Listener::start(&cluster.from(1), &cluster.bob, "topic=chat/3/7&presence=true").await;
     until_notices(&bob, &["[alice bob]"]).await;
