@@ -79,6 +79,7 @@ create function carillon_append_events(
     out first_expires_at bigint[]
 )
 language plpgsql
+set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
 as $$
 #variable_conflict use_variable
@@ -86,7 +87,6 @@ declare
     forms_written int;
 begin
     perform pg_advisory_xact_lock(7163384699738779502);
-    -- Ordered and limited, so that the index is used whatever the table's size was when this was planned.
     select s.forms, greatest(s.floor, (select e.position from events e order by e.position desc limit 1)),
             carillon_now()
         into strict forms_written, previous, committed_at

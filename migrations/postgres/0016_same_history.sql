@@ -1,14 +1,12 @@
 -- Where the log stands, compared with what a node has applied of it: events up to `known_position`, of which the last
 -- has `known_id`. A log that ends before, or that has another event or none there, has lost its end, whatever it has
--- taken since; it begins a new epoch in this transaction. At or below the floor nothing can be compared. `locked`: this
--- takes the log's lock first, so that an append in the same statement belongs to the epoch that is given.
+-- taken since; it begins a new epoch in this transaction. At or below the floor nothing can be compared.
 --
 -- The settings keep a plan that was made while the table was small from scanning it once it is large.
 create or replace function carillon_log_state(
     known_epoch text,
     known_position bigint,
     known_id uuid,
-    locked boolean,
     out epoch text,
     out floor bigint,
     out head bigint,
@@ -23,9 +21,6 @@ set plan_cache_mode to force_generic_plan
 as $$
 #variable_conflict use_variable
 begin
-    if locked then
-        perform pg_advisory_xact_lock(7163384699738779502);
-    end if;
     -- One statement: retention removes events and raises the floor between any two.
     select
         s.epoch, s.floor, greatest(s.floor, l.position), case when l.position >= s.floor then l.id end,

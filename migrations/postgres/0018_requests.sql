@@ -37,6 +37,9 @@ $$;
 -- `positions` has null for a repeat of a key; of these the other arrays name the place and the first event. Nothing is
 -- written if a key came with another request: the error's detail then names, as an array, the places of the first events
 -- of those requests.
+--
+-- The log is compared with what the node has applied of it, as `carillon_log_state` does, in the statement that looks at its
+-- head: if it has lost its end, these events belong to a new epoch.
 create or replace function carillon_append_events(
     form int,
     ids uuid[],
@@ -57,7 +60,13 @@ create or replace function carillon_append_events(
     topic_places int[],
     request_hashes bytea[],
     request_lengths bigint[],
+    known_epoch text,
+    known_position bigint,
+    known_id uuid,
+    out epoch text,
+    out is_new_epoch boolean,
     out previous bigint,
+    out previous_id uuid,
     out committed_at bigint,
     out positions bigint[],
     out repeats int[],
@@ -67,6 +76,7 @@ create or replace function carillon_append_events(
     out first_expires_at bigint[]
 )
 language plpgsql
+set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
 as $$
 #variable_conflict use_variable
@@ -75,11 +85,21 @@ declare
     reused int[];
 begin
     perform pg_advisory_xact_lock(7163384699738779502);
-    -- Ordered and limited, so that the index is used whatever the table's size was when this was planned.
-    select s.forms, greatest(s.floor, (select e.position from events e order by e.position desc limit 1)),
-            carillon_now()
-        into strict forms_written, previous, committed_at
-        from log_state s;
+    select
+        s.epoch, s.forms, greatest(s.floor, l.position), case when l.position >= s.floor then l.id end, carillon_now(),
+        s.epoch = known_epoch and (
+            known_position > greatest(s.floor, l.position)
+            or known_id is not null and known_position > s.floor
+                and not exists (select from events e where e.position = known_position and e.id = known_id)
+        )
+        into strict epoch, forms_written, previous, previous_id, committed_at, is_new_epoch
+        from log_state s
+        left join (select e.position, e.id from events e order by e.position desc limit 1) l on true;
+    is_new_epoch := coalesce(is_new_epoch, false);
+    if is_new_epoch then
+        select l.epoch, l.is_new_epoch into strict epoch, is_new_epoch
+            from carillon_log_state(known_epoch, known_position, known_id) l;
+    end if;
     if form > forms_written then
         raise exception using errcode = 'CA001', message = 'form ' || form || ' is not written yet';
     end if;
@@ -166,9 +186,12 @@ create or replace function carillon_append_events(
 )
 language sql
 as $$
-    select * from carillon_append_events(
+    select
+        a.previous, a.committed_at, a.positions, a.repeats, a.first_positions, a.first_ids, a.first_created_at,
+        a.first_expires_at
+    from carillon_append_events(
         form, ids, types, priorities, audiences, topics, payloads, ends_at, ends_in, keeps, publishers, keys, key_indexes,
-        recipients, recipient_places, topic_names, topic_places, '{}'::bytea[], '{}'::bigint[])
+        recipients, recipient_places, topic_names, topic_places, '{}'::bytea[], '{}'::bigint[], null, null, null) a
 $$;
 
 -- How far retention has looked at marks: those up to here are gone, or the last of their users.

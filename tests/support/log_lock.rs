@@ -10,7 +10,11 @@ const LOCK: &str = "perform pg_advisory_xact_lock(7163384699738779502);";
 pub async fn slow_commits(url: &str, with_lock: bool) {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
     let definition: String =
-        sqlx::query_scalar("select pg_get_functiondef('carillon_append_events'::regproc)")
+        // The one that nodes call; the other is for older programs, and calls it.
+        sqlx::query_scalar(
+            "select pg_get_functiondef(oid) from pg_proc where proname = 'carillon_append_events'
+             order by pronargs desc limit 1",
+        )
             .fetch_one(&mut connection)
             .await
             .unwrap();

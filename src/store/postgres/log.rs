@@ -21,15 +21,12 @@ const LOG_STATE: &str = "
     from log_state s
     left join (select position, id from events order by position desc limit 1) l on true";
 
-const COMPARE: &str = "select * from carillon_log_state($1, $2, $3, false)";
+const COMPARE: &str = "select * from carillon_log_state($1, $2, $3)";
 
 /// It names a column of the comparison among the append's arguments, and so comes after it.
 const APPEND: &str = "
-    select a.*, s.epoch, s.head_id, s.is_new_epoch
-    from carillon_log_state($20, $21, $22, true) s
-    cross join lateral carillon_append_events(
-        case when s.head is not null then $1::int end, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-        $16, $17, $18, $19) a";
+    select * from carillon_append_events(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 const RETRACT: &str = "
     update events set retracted_at = carillon_now()
@@ -232,7 +229,7 @@ fn appended(row: &PgRow, events: &[NewEvent]) -> sqlx::Result<Appended> {
         epoch: epoch(row.try_get("epoch")?)?,
         is_new_epoch: row.try_get("is_new_epoch")?,
         previous: row.try_get("previous")?,
-        previous_id: row.try_get("head_id")?,
+        previous_id: row.try_get("previous_id")?,
         events: outcomes,
     })
 }
