@@ -81,6 +81,7 @@ create function carillon_append_events(
 language plpgsql
 set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
+set jit to off
 as $$
 #variable_conflict use_variable
 declare

@@ -18,6 +18,7 @@ create or replace function carillon_log_state(
 language plpgsql
 set enable_seqscan to off
 set plan_cache_mode to force_generic_plan
+set jit to off
 as $$
 #variable_conflict use_variable
 begin

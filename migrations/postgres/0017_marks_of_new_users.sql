@@ -2,10 +2,12 @@
 -- that makes the user. Without one their reads would walk a log of which they have read nothing. By a trigger, so that
 -- it holds for rows written by hand as well. Users who are there get none: it would take events from them.
 --
--- The setting keeps a plan that was made while the log was empty from scanning it once it is large.
+-- The settings keep a plan that was made while the log was empty from scanning it once it is large, and from being compiled
+-- for each row, since it looks expensive then.
 create function carillon_begin_marks() returns trigger
 language plpgsql
 set enable_seqscan to off
+set jit to off
 as $$
 begin
     insert into read_marks (user_id, position, at)
