@@ -1,6 +1,6 @@
 //! The channels that a connection to Redis is to be subscribed to, and what of them was not yet sent to it.
 //!
-//! Whoever asks for a channel does so under the hub's lock, so that costs the same however many channels there are: the
+//! The caller asks for a channel under the hub's lock, so that costs the same however many channels there are: the
 //! change is noted, and the task that listens takes what was noted since. It compares nothing: only after it has
 //! reconnected does it subscribe to all.
 

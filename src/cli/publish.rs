@@ -327,7 +327,7 @@ impl Lines {
     }
 }
 
-/// Whether a whole batch is refused for its size; of one event's it is told which.
+/// Whether a whole batch is refused for its size; the refusal of a single event names that event.
 fn is_too_large(refusal: &Refusal) -> bool {
     refusal.status == 413 && refusal.field.as_deref().is_none_or(|field| field == "events")
 }

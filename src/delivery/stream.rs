@@ -120,7 +120,7 @@ impl Streams {
         let mut stream = EventStream {
             shared: self.clone(),
             listener,
-            cursor: Cursor::at(fence.epoch.clone(), fence.checkpoint()),
+            cursor: Cursor::at(fence.epoch.clone(), fence.at),
             is_cursor_sent: false,
             out: VecDeque::new(),
             phase: Phase::Live,
@@ -231,16 +231,16 @@ impl EventStream {
             None
         };
         if let Some(reason) = lost {
-            self.cursor = Cursor::at(fence.epoch.clone(), fence.checkpoint());
+            self.cursor = Cursor::at(fence.epoch.clone(), fence.at);
             return self.reset(reason);
         }
         self.cursor = cursor;
         // What this node does not know itself is checked against the log: one that lost its end would have
         // the stream leave out whatever has come up to there since.
-        if self.cursor.furthest() <= fence.at && fence.missed_nothing {
-            self.reach(fence.checkpoint());
+        if self.cursor.furthest() <= fence.at.position && fence.missed_nothing {
+            self.reach(fence.at);
         } else {
-            self.replay_to(fence.checkpoint());
+            self.replay_to(fence.at);
         }
     }
 

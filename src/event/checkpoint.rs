@@ -1,4 +1,4 @@
-//! Checkpoints: by which event stands at a position, a log that has lost its end and grown again is told from the one
+//! Checkpoints: which event stands at a position distinguishes a log that has lost its end and grown again from the one
 //! that it was. Ids are drawn once, so the same id at a position means the same history up to there.
 
 use uuid::Uuid;

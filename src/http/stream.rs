@@ -133,7 +133,7 @@ fn resume(headers: &HeaderMap, params: &Params) -> Result<Option<Result<Cursor, 
     // Proxies join headers that stand several times by commas.
     let texts = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let in_headers = Cursor::last_of(texts.map(|text| str::from_utf8(text).unwrap_or("no text")));
-    // Whoever writes a cursor into an address by hand leaves its plus signs, which stand for spaces there.
+    // A client that writes a cursor into an address by hand leaves its plus signs, which stand for spaces there.
     Ok(in_headers.or_else(|| in_address.map(|cursor| cursor.replace(' ', "+").parse())))
 }
 

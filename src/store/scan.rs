@@ -101,9 +101,9 @@ pub(super) struct Scanned<T> {
     pub(super) is_cut: bool,
     /// Everything at or below it had been removed by retention.
     pub(super) floor: Option<Position>,
-    /// The id of the event at the position above which the scan began. Of scans from the newest down it is not told.
+    /// The id of the event at the position above which the scan began. `None` for scans from the newest down.
     pub(super) after_id: Option<Uuid>,
-    /// The id of the event up to which the scan is complete, also not told of those.
+    /// The id of the event up to which the scan is complete, also `None` for those.
     pub(super) end_id: Option<Uuid>,
 }
 

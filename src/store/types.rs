@@ -90,7 +90,7 @@ impl Page {
         Checkpoint { position: self.end, id: self.end_id }
     }
 
-    /// Whether the log has the event after which the read began, as far as that can be told: at or below the floor there
+    /// Whether the log has the event after which the read began, as far as that can be known: at or below the floor there
     /// is none.
     pub fn follows(&self, after: Checkpoint) -> bool {
         after.id.is_none()

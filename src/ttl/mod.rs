@@ -8,7 +8,7 @@
 //! - A set's members each have their own time: entering again begins a new one, and what has ended is no member.
 //!   A set holds `max_members`; when more enter, those that end first leave. Sets have no expirations.
 //! - A table's fields end together: each write and each renewal gives all of them one new lifetime. A table counts its
-//!   writes since it began, so that whoever alone writes it learns when something of it was lost. A failed write may
+//!   writes since it began, so that its only writer learns when something of it was lost. A failed write may
 //!   have been made in part. Tables have no expirations.
 //! - `take` is a rate limit by the generic cell rate algorithm: `burst` at once, then one each `every`.
 //!

@@ -13,7 +13,8 @@ use crate::firefox::Firefox;
 use crate::install;
 use crate::support::servers::signal;
 
-/// Types of the tests' events, and the server's own events that a test waits for. An `EventSource` must be told each.
+/// Types of the tests' events, and the server's own events that a test waits for. An `EventSource` listens only to names
+/// that it is given.
 pub const NAMES: [&str; 5] = ["note", "alert", "carillon.connected", "carillon.reset", "carillon.signout"];
 
 /// One of them.

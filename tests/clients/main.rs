@@ -170,7 +170,7 @@ async fn outlives_all_nodes(clients: &[Client]) {
     assert_eq!(failures_of(&streams, &[1, 2, 3, 4]).await, Vec::<String>::new());
 }
 
-/// Who is signed out is told so, and does not go on asking.
+/// A client that is signed out gets `carillon.signout`, and does not go on asking.
 async fn ends_when_signed_out(clients: &[Client]) {
     let place = Place::new().await;
     let streams = place.streams(clients, &place.node.address).await;
@@ -185,9 +185,9 @@ async fn ends_when_signed_out(clients: &[Client]) {
     }
     for (running, _) in &streams {
         running.settled(|| running.end(0).is_some()).await;
-        let is_told = running.received(0).iter().any(|received| received.event == "carillon.signout");
-        if running.end(0).is_none() || !is_told {
-            failures.push(format!("{:?}: told {is_told}, end {:?}", running.client, running.end(0)));
+        let has_signout = running.received(0).iter().any(|received| received.event == "carillon.signout");
+        if running.end(0).is_none() || !has_signout {
+            failures.push(format!("{:?}: signout {has_signout}, end {:?}", running.client, running.end(0)));
         }
     }
     assert_eq!(failures, Vec::<String>::new());

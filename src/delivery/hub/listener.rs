@@ -9,12 +9,32 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
-use super::SweepLimits;
 use crate::account::Credential;
 use crate::delivery::frame::{Delivery, ServerEvent};
 use crate::delivery::sweep::SWEEP_EVERY;
 use crate::event::Position;
 use crate::store::Reader;
+
+/// When the sweep does what to a stream.
+#[derive(Debug, Clone)]
+pub struct SweepLimits {
+    /// A stream that has been quiet this long gets a keep-alive.
+    pub keep_alive_every: Duration,
+    /// A stream with something to take that takes nothing for this long is closed.
+    pub stall_timeout: Duration,
+    /// A stream older than this (less up to a tenth) is asked to reconnect.
+    pub max_age: Duration,
+}
+
+impl Default for SweepLimits {
+    fn default() -> Self {
+        Self {
+            keep_alive_every: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(600),
+            max_age: Duration::from_secs(4 * 3600),
+        }
+    }
+}
 
 /// What waits in a listener's queue.
 #[derive(Debug, Clone)]

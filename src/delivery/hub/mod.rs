@@ -10,17 +10,14 @@ mod recent;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
-
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::account::Credential;
 use crate::delivery::frame::{Delivery, ServerEvent};
 use crate::event::{AppliedCell, Audience, Checkpoint, Cursor, Epoch, Position, Selector, Topic, UserId};
-pub use listener::{Closing, Listener, QueueItem, QueueRead, Subscription};
+pub use listener::{Closing, Listener, QueueItem, QueueRead, Subscription, SweepLimits};
 pub use presence::{Changes, HereOnTopic};
 use recent::Recent;
 
@@ -106,18 +103,9 @@ pub struct Fence {
     /// Everything at or below was removed by retention.
     pub floor: Position,
     /// Positions above it arrive live; up to it they must be replayed.
-    pub at: Position,
-    /// The id of the event at `at`, if it is known.
-    pub at_id: Option<Uuid>,
+    pub at: Checkpoint,
     /// Whether it is known here that the cursor is of this log, and that nothing in (cursor, at] is for this listener.
     pub missed_nothing: bool,
-}
-
-impl Fence {
-    /// Up to where must be replayed, with the event there.
-    pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { position: self.at, id: self.at_id }
-    }
 }
 
 /// Why a listener was not registered.
@@ -477,8 +465,8 @@ impl Routing {
 
     fn fence(&self, listener: &Arc<Listener>, cursor: Option<&Cursor>) -> Fence {
         let is_reading = self.reading.position > self.applied.position;
-        let Checkpoint { position: at, id: at_id } = if is_reading { self.reading } else { self.applied };
-        listener.resume_from(at);
+        let at = if is_reading { self.reading } else { self.applied };
+        listener.resume_from(at.position);
         let missed_nothing = cursor.is_some_and(|cursor| {
             !is_reading && cursor.position >= self.ring_floor && self.recent.confirms(cursor) && {
                 let since = self.ring.partition_point(|(position, _)| *position <= cursor.position);
@@ -488,28 +476,7 @@ impl Routing {
             }
         });
         let epoch = self.epoch.clone().expect("listeners exist only once the log was seen");
-        Fence { epoch, floor: self.floor, at, at_id, missed_nothing }
-    }
-}
-
-/// When the sweep does what to a stream.
-#[derive(Debug, Clone)]
-pub struct SweepLimits {
-    /// A stream that has been quiet this long gets a keep-alive.
-    pub keep_alive_every: Duration,
-    /// A stream with something to take that takes nothing for this long is closed.
-    pub stall_timeout: Duration,
-    /// A stream older than this (less up to a tenth) is asked to reconnect.
-    pub max_age: Duration,
-}
-
-impl Default for SweepLimits {
-    fn default() -> Self {
-        Self {
-            keep_alive_every: Duration::from_secs(15),
-            stall_timeout: Duration::from_secs(600),
-            max_age: Duration::from_secs(4 * 3600),
-        }
+        Fence { epoch, floor: self.floor, at, missed_nothing }
     }
 }
 

@@ -97,7 +97,7 @@ fn an_overrun_queue_is_emptied_and_resumes_from_a_new_fence() {
     assert_eq!(take(&slow), [-1]);
     assert_eq!(slow.queue_len(), 0, "a lagging listener costs no memory");
     let fence = hub.fence(&slow, &Cursor::at(epoch(), 10));
-    assert_eq!((fence.at, fence.missed_nothing), (14, false));
+    assert_eq!((fence.at.position, fence.missed_nothing), (14, false));
     apply(&hub, &event(15, Audience::Everyone, Priority::Normal));
     assert_eq!(take(&slow), [15]);
 }
@@ -142,7 +142,7 @@ fn who_registers_during_a_read_replays_that_far() {
     let hub = hub(HubLimits::default());
     hub.lock().reading(20);
     let (listener, fence) = join(&hub, 1);
-    assert_eq!(fence.at, 20);
+    assert_eq!(fence.at.position, 20);
     hub.lock().apply(&[event(15, Audience::Everyone, Priority::Normal)], None, 20);
     assert!(take(&listener).is_empty(), "it replays 15 itself");
     apply(&hub, &event(21, Audience::Everyone, Priority::Normal));

@@ -41,7 +41,7 @@ impl Streams {
             let reader = Reader { user: listener.reader.user, selector };
             let query = InboxQuery {
                 order: InboxOrder::Newest,
-                after: Some((Priority::Urgent, fence.at.saturating_add(1))),
+                after: Some((Priority::Urgent, fence.at.position.saturating_add(1))),
                 limit: of_each,
                 ..InboxQuery::default()
             };

@@ -5,7 +5,7 @@ export const addresses = process.argv.slice(2).filter((argument) => argument.sta
 
 export const token = process.env.CARILLON_TOKEN;
 
-/** Names that the tests publish, and those of the server's own events: an `EventSource` must be told each. */
+/** Names that the tests publish, and those of the server's own events: an `EventSource` listens only to names that it is given. */
 export const names = process.env.CARILLON_NAMES.split(',');
 
 export function show(stream, event, id, data) {
