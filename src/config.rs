@@ -248,12 +248,12 @@ impl ServeArgs {
         let mut limits = NodeLimits::default();
         limits.publish.recipients = self.max_recipients;
         limits.retention.keep_expired = self.keep_expired;
-        limits.hub.queue_events = self.queue_events;
-        limits.hub.queue_bytes = self.queue_bytes;
+        limits.session.queue_events = self.queue_events;
+        limits.session.queue_bytes = self.queue_bytes;
         limits.hub.streams_per_user = self.streams_per_user;
-        limits.sweep.keep_alive_every = Duration::from_secs(self.heartbeat_seconds);
-        limits.sweep.stall_timeout = Duration::from_secs(self.stall_seconds);
-        limits.sweep.max_age = Duration::from_secs(self.max_stream_seconds);
+        limits.session.keep_alive_every = Duration::from_secs(self.heartbeat_seconds);
+        limits.session.stall_timeout = Duration::from_secs(self.stall_seconds);
+        limits.session.max_age = Duration::from_secs(self.max_stream_seconds);
         limits.retention.keep = Duration::from_secs(self.retention_days.saturating_mul(86_400));
         limits.presence_lifetime = Duration::from_secs(self.presence_seconds);
         limits.drain_window = Duration::from_secs(self.drain_seconds);

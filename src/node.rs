@@ -1,5 +1,6 @@
 //! One node: puts its parts together and starts them. Several may live in one process.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::message::{self, MessageWriter, node_channel};
 use crate::bus::{Bus, BusError, BusEvents, BusLimits, Notifier};
 use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status, close_streams, send_bus_heartbeat};
+use crate::delivery::backlog::{ReadLimits, Reads};
 use crate::delivery::endings::Endings;
 use crate::delivery::expiry::Expirations;
-use crate::delivery::hub::{Hub, HubLimits, Interest, SweepLimits};
+use crate::delivery::hub::{self, Hub, HubLimits, Interest, MAX_REACTORS};
 use crate::delivery::presence::{self, Presence};
-use crate::delivery::stream::{StreamLimits, Streams};
+use crate::delivery::reactor;
+use crate::delivery::session::SessionLimits;
+use crate::delivery::stream::Streams;
 use crate::delivery::subscriber::{self, Feed};
-use crate::delivery::sweep::{SWEEP_EVERY, Sweep};
+use crate::delivery::sweep::Sweep;
 use crate::delivery::{Progress, SequencerLimits};
 use crate::event::Epoch;
 use crate::http::Services;
@@ -40,10 +44,12 @@ pub struct NodeLimits {
     pub sequencer: SequencerLimits,
     /// Of listeners.
     pub hub: HubLimits,
-    /// Of the sweep of streams.
-    pub sweep: SweepLimits,
     /// Of streams.
-    pub stream: StreamLimits,
+    pub session: SessionLimits,
+    /// Of reads for streams.
+    pub reads: ReadLimits,
+    /// How many threads own the sockets of streams.
+    pub reactors: usize,
     /// Of publishing.
     pub publish: PublishLimits,
     /// How often the log's head is compared with what was applied.
@@ -70,8 +76,9 @@ impl Default for NodeLimits {
             bus: BusLimits::default(),
             sequencer: SequencerLimits::default(),
             hub: HubLimits::default(),
-            sweep: SweepLimits::default(),
-            stream: StreamLimits::default(),
+            session: SessionLimits::default(),
+            reads: ReadLimits::default(),
+            reactors: std::thread::available_parallelism().map_or(1, usize::from).min(MAX_REACTORS),
             publish: PublishLimits::default(),
             poll_every: Duration::from_secs(1),
             poll_degraded: Duration::from_millis(100),
@@ -85,6 +92,9 @@ impl Default for NodeLimits {
     }
 }
 
+/// How often the streams are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// Spawns a task that does a job again and again, never two at once.
 macro_rules! every {
     ($tasks:ident, $period:expr, $job:expr) => {
@@ -97,6 +107,17 @@ macro_rules! every {
             }
         });
     };
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// What it polls its sockets with.
+    #[error("the threads that write to listeners cannot be started: {0}")]
+    Reactors(#[from] io::Error),
 }
 
 /// A running node.
@@ -116,16 +137,19 @@ impl Node {
         ttl: Ttl,
         rules: TopicRules,
         limits: NodeLimits,
-    ) -> Result<Self, BusError> {
+    ) -> Result<Self, StartError> {
         let (bus, events) = Bus::open(bus_url, &limits.bus)?;
+        let polls = (0..limits.reactors.clamp(1, MAX_REACTORS)).map(|_| hub::inbox());
+        let polls = polls.collect::<io::Result<Vec<_>>>()?;
         let name = format!("{:016x}", rand::rng().random::<u64>());
         bus.subscribe(message::GLOBAL);
         bus.subscribe(&node_channel(&name));
-        let parts = Parts::new(store, bus, ttl, rules, name, &limits);
-        Ok(parts.start(events, limits))
+        let inboxes = polls.iter().map(|(_, inbox)| inbox.clone()).collect();
+        let parts = Parts::new(store, bus, ttl, rules, name, inboxes, &limits);
+        Ok(parts.start(events, polls, limits)?)
     }
 
-    /// Ends the node's tasks.
+    /// Ends the node's tasks and threads.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -157,21 +181,22 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(store: Store, bus: Bus, ttl: Ttl, rules: TopicRules, name: String, limits: &NodeLimits) -> Self {
+    fn new(
+        store: Store,
+        bus: Bus,
+        ttl: Ttl,
+        rules: TopicRules,
+        name: String,
+        inboxes: Vec<Arc<hub::Inbox>>,
+        limits: &NodeLimits,
+    ) -> Self {
         let for_hub = bus.clone();
-        let hub = Arc::new(Hub::new(limits.hub.clone(), move |interest| follow(&for_hub, &interest)));
-        let clock = Arc::new(Clock::default());
-        let keep_alive = limits.sweep.keep_alive_every;
+        let hub = Hub::new(&limits.hub, inboxes, move |interest| follow(&for_hub, &interest));
+        let (hub, clock) = (Arc::new(hub), Arc::new(Clock::default()));
         let (epoch, known_epoch) = watch::channel(None);
         let writer = MessageWriter::new(&name, known_epoch);
         Self {
-            streams: Streams::new(
-                hub.clone(),
-                store.on(Pool::Replay),
-                clock.clone(),
-                limits.stream.clone(),
-                keep_alive,
-            ),
+            streams: Arc::new(Streams::new(hub.clone(), limits.session.retry)),
             presence: Arc::new(Presence::new(
                 hub.clone(),
                 ttl.clone(),
@@ -192,8 +217,22 @@ impl Parts {
         }
     }
 
-    fn start(self, events: BusEvents, limits: NodeLimits) -> Node {
+    fn start(
+        self,
+        events: BusEvents,
+        polls: Vec<(mio::Poll, Arc<hub::Inbox>)>,
+        limits: NodeLimits,
+    ) -> io::Result<Node> {
         let mut tasks = JoinSet::new();
+        let reads = Arc::new(Reads::new(self.store.on(Pool::Replay), limits.reads.clone()));
+        let shared = reactor::Shared {
+            hub: self.hub.clone(),
+            clock: self.progress.clock.clone(),
+            limits: SessionLimits { page: reads.page(), ..limits.session.clone() },
+            reads,
+            delivered: self.streams.counter(),
+        };
+        tasks.spawn(reactor::start(&shared, polls)?);
         let known_epoch = self.epoch.subscribe();
         let notifier = Notifier::over(self.bus.clone(), self.writer.clone());
         let publisher = Publisher::start(
@@ -248,8 +287,8 @@ impl Parts {
             poll_degraded: limits.poll_degraded,
         };
         tasks.spawn(subscriber::run(feed, events));
-        tokio::spawn(supervise(self.stop.clone(), tasks));
-        Node {
+        tokio::spawn(supervise(self.stop.clone(), tasks, self.hub.clone()));
+        Ok(Node {
             services: Services {
                 accounts,
                 inbox: Inbox::new(self.store.clone(), self.rules.clone(), notifier.clone()),
@@ -265,7 +304,7 @@ impl Parts {
             hub: self.hub,
             drain_window: limits.drain_window,
             stop: self.stop,
-        }
+        })
     }
 
     /// What is done by the clock.
@@ -273,11 +312,12 @@ impl Parts {
         let (bus, writer, progress) = (self.bus.clone(), self.writer.clone(), self.progress.clone());
         every!(tasks, limits.bus_heartbeat_every, send_bus_heartbeat(&bus, &writer, &progress).await);
         let (hub, store) = (self.hub.clone(), self.store.on(Pool::Authentication));
-        let sweep = Arc::new(Sweep { hub, store, limits: limits.sweep.clone() });
-        let (rechecking, noting) = (sweep.clone(), sweep.clone());
-        every!(tasks, SWEEP_EVERY, sweep.sweep());
-        every!(tasks, limits.recheck_every, rechecking.recheck().await);
+        let sweep = Arc::new(Sweep { hub, store });
+        let noting = sweep.clone();
+        every!(tasks, limits.recheck_every, sweep.recheck().await);
         every!(tasks, SEEN_EVERY, noting.note_use().await);
+        let hub = self.hub.clone();
+        every!(tasks, COUNT_EVERY, metrics::gauge!("carillon_listeners").set(hub.len() as f64));
         let (store, clock) = (self.store.clone(), self.progress.clock.clone());
         let mut retention = Retention::new(store, clock, limits.retention.clone());
         every!(tasks, limits.retention_every, retention.run().await);
@@ -296,7 +336,7 @@ fn follow(bus: &Bus, interest: &Interest) {
 }
 
 /// Stops the node when one of its tasks ends early: it would look alive and deliver nothing.
-async fn supervise(stop: CancellationToken, mut tasks: JoinSet<()>) {
+async fn supervise(stop: CancellationToken, mut tasks: JoinSet<()>, hub: Arc<Hub>) {
     tokio::select! {
         () = stop.cancelled() => {}
         ended = tasks.join_next() => {
@@ -305,6 +345,7 @@ async fn supervise(stop: CancellationToken, mut tasks: JoinSet<()>) {
         }
     }
     tasks.shutdown().await;
+    hub.stop();
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ mod tests {
             let epoch: crate::event::Epoch = "e1".parse().unwrap();
             let at = |position| Cursor::at(epoch.clone(), position);
             let frame = |event: ServerEvent, position| {
-                String::from_utf8(event.frame(Some(&at(position))).to_vec()).unwrap()
+                String::from_utf8(event.frame(Some(&at(position))).body().to_vec()).unwrap()
             };
             let retry = std::time::Duration::from_millis(700);
             let mut stream = frame(ServerEvent::connected(Uuid::nil(), 4, &[], retry), 4);
@@ -244,7 +244,7 @@ mod tests {
                 let event = event(position, on_one_line(text));
                 expected.push((text.clone(), format!("e1-{position}"), event.id));
                 let delivery = Delivery::new(&epoch, event);
-                stream.push_str(std::str::from_utf8(delivery.frame(Form::Envelope).bytes()).unwrap());
+                stream.push_str(std::str::from_utf8(delivery.frame(Form::Envelope).whole().body()).unwrap());
                 stream.push_str(COMMENT);
                 stream.push_str(&frame(ServerEvent::nodes(&serde_json::json!({ "x": text })), 99));
             }
@@ -271,7 +271,7 @@ mod tests {
             let lines = text.replace("\r\n", "\n").replace('\r', "\n");
             let expected = if text.is_empty() { data } else { lines };
             for (form, name) in [(Form::Plain, "a.b"), (Form::Data, "message")] {
-                let (events, ..) = in_pieces(delivery.frame(form).bytes(), &cuts);
+                let (events, ..) = in_pieces(delivery.frame(form).whole().body(), &cuts);
                 let read: Vec<_> = events.iter().map(|e| (&e.event[..], &e.data[..], &e.id[..])).collect();
                 prop_assert_eq!(read, [(name, &expected[..], "e1-5")]);
             }

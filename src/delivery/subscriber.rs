@@ -308,15 +308,16 @@ impl Subscriber {
 
     fn perform(&mut self, guard: &mut HubGuard<'_>, epoch: &Epoch, output: Output) {
         match output {
-            Output::Apply { events, routes, applied } => guard.apply(&events, routes, applied),
+            Output::Apply { events, routes, applied } => guard.apply(events, routes, applied),
             Output::Read { after, up_to } => {
                 metrics::counter!("carillon_catch_up_reads_total").increment(1);
                 guard.reading(up_to);
                 let selector = guard.interests();
                 let (feed, epoch) = (self.feed.clone(), epoch.clone());
                 self.questions.spawn(async move {
+                    let selector = selector.as_ref();
                     let page =
-                        feed.store.read_for_node(after.position, up_to.position, &selector, READ_PAGE).await;
+                        feed.store.read_for_node(after.position, up_to.position, selector, READ_PAGE).await;
                     let has_digests = feed.hub.has_digests();
                     let delivery = |event| Arc::new(Delivery::new(&epoch, event).with_digest(has_digests));
                     let page = page.map(|page| {

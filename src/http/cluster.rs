@@ -21,6 +21,7 @@ use super::stream::{CROWDED_PAUSE, later, response};
 use crate::account::{Role, SecretHash};
 use crate::cluster::{ANNOUNCE_EVERY, Readiness, Status};
 use crate::delivery::frame::ServerEvent;
+use crate::delivery::taken::Framing;
 use crate::store::Store;
 
 /// The most streams of this kind on a node.
@@ -101,7 +102,8 @@ impl Watch {
         self.is_over = !self.may_go_on().await;
         let event =
             if self.is_over { ServerEvent::signout() } else { ServerEvent::nodes(&*self.status.all().await) };
-        Some((Ok(event.frame(None)), self))
+        // hyper makes the chunks here.
+        Some((Ok(event.frame(None).framed(Framing::UntilClose)), self))
     }
 
     async fn may_go_on(&mut self) -> bool {

@@ -1,23 +1,25 @@
 //! The stream itself.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use uuid::Uuid;
 
 use super::App;
 use super::auth::ListenerCaller;
+use super::hand_over::HandOver;
 use super::params::Params;
 use super::problem::Problem;
-use super::server::Connection;
 use crate::delivery::frame::come_back_later;
-use crate::delivery::hub::{Refused, Subscription};
-use crate::delivery::stream::StreamRequest;
+use crate::delivery::hub::Refused;
+use crate::delivery::request::{Subscription, Wish};
+use crate::delivery::stream::Opening;
 use crate::event::{Cursor, Invalid};
 use crate::identity::Identity;
 use crate::identity::topic_rules::TopicRules;
@@ -54,11 +56,7 @@ const KEEP_ALIVE_SECONDS: RangeInclusive<u32> = 1..=300;
 ///
 /// Whatever is wrong for the moment is answered with an empty stream and a pause, since any status but 200 ends
 /// an `EventSource` for good; whatever is wrong with the request is answered with a status.
-pub async fn open(
-    State(app): State<App>,
-    Extension(connection): Extension<Connection>,
-    mut parts: Parts,
-) -> Result<Response, Problem> {
+pub async fn open(State(app): State<App>, mut parts: Parts) -> Result<Response, Problem> {
     let Ok(params) = Params::from_request_parts(&mut parts, &app).await;
     let retry = retry(&params);
     let pause = retry.as_ref().ok().copied().flatten().unwrap_or(app.streams.retry());
@@ -70,11 +68,10 @@ pub async fn open(
         }
         Err(problem) => return Err(problem),
     };
-    let subscription = subscription(&params, identity, &app.rules, connection)?;
-    let request = StreamRequest {
+    let subscription = subscription(&params, identity, &app.rules)?;
+    let wish = Wish {
         resume: resume(&parts.headers, &params)?,
         history: history(&params, &subscription)?,
-        subscription,
         has_heartbeats: params.flag("alive")?,
         form: params.one("form")?.map(str::parse).transpose()?.unwrap_or_default(),
         retry: retry?,
@@ -82,8 +79,8 @@ pub async fn open(
     };
     let begun = tokio::time::Instant::now();
     loop {
-        match app.streams.open(request.clone()) {
-            Ok(stream) => return Ok(response(Body::new(stream))),
+        match app.streams.open(subscription.clone(), wish.clone()) {
+            Ok(opening) => return Ok(handed_over(opening)),
             Err(Refused::TooManyStreams) => {
                 // Some may be of connections that broke, which is noticed later.
                 let pause = pause.max(CROWDED_PAUSE);
@@ -98,20 +95,16 @@ pub async fn open(
 }
 
 /// Who listens, and to what.
-fn subscription(
-    params: &Params,
-    identity: Identity,
-    rules: &TopicRules,
-    connection: Connection,
-) -> Result<Subscription, Problem> {
+fn subscription(params: &Params, identity: Identity, rules: &TopicRules) -> Result<Subscription, Problem> {
     let seconds = params.within("heartbeat", KEEP_ALIVE_SECONDS)?;
     let subscription = Subscription {
-        reader: params.reader(&identity, rules)?,
+        connection: Uuid::now_v7(),
+        reader: Arc::new(params.reader(&identity, rules)?),
         name: identity.user.name.into(),
         wants_presence: params.flag("presence")?,
         keep_alive_every: seconds.map(|seconds| Duration::from_secs(seconds.into())),
         credential: identity.credential,
-        connection: connection.0,
+        origin: None,
     };
     if subscription.wants_presence && subscription.reader.selector.topics.is_empty() {
         return Err(Invalid::new("presence", "needs a topic").into());
@@ -158,6 +151,13 @@ fn history(params: &Params, subscription: &Subscription) -> Result<Option<u32>, 
 pub fn later(pause: Duration, reason: &'static str) -> Response {
     metrics::counter!("carillon_streams_put_off_total", "reason" => reason).increment(1);
     response(Body::from(come_back_later(pause, reason)))
+}
+
+/// The answer that a reactor writes.
+fn handed_over(opening: Opening) -> Response {
+    let mut response = response(Body::empty());
+    response.extensions_mut().insert(HandOver::new(move |taken| opening.start(taken)));
+    response
 }
 
 /// The answer that holds a stream. A proxy that compresses would hold frames back until it has enough of them.

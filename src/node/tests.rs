@@ -1,14 +1,16 @@
 use super::*;
 use crate::account::{Credential, Role};
-use crate::delivery::hub::Subscription;
-use crate::delivery::stream::StreamRequest;
+use crate::delivery::request::{Subscription, Wish};
+use crate::delivery::taken::{Framing, Taken};
 use crate::event::Selector;
 use crate::event::{Audience, Expiry, NewEvent, Priority};
 use crate::store::{Reader, StoreLimits};
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
+use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// How long anything may take that should take a moment.
@@ -79,16 +81,23 @@ async fn a_session_with_an_open_stream_is_in_use() {
     store.create_session(user, &secret, Duration::from_secs(600), "").await.unwrap();
     world.execute("update sessions set created_at = created_at - 200000").await;
     let subscription = Subscription {
-        reader: Reader { user, selector: Selector::of_user(user, vec![]) },
+        connection: Uuid::now_v7(),
+        reader: Arc::new(Reader { user, selector: Selector::of_user(user, vec![]) }),
         credential: Credential::Session(secret),
-        connection: CancellationToken::new(),
         name: "me".into(),
         wants_presence: false,
         keep_alive_every: None,
+        origin: None,
     };
-    let _stream = world.node.services.streams.open(StreamRequest::new(subscription)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = listener.accept().unwrap().0;
+    socket.set_nonblocking(true).unwrap();
+    let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let opening = world.node.services.streams.open(subscription, Wish::default()).unwrap();
+    opening.start(Taken { socket, head: "".into(), framing: Framing::Chunked, slot });
     let (hub, store) = (world.node.hub.clone(), store.clone());
-    Sweep { hub, store: store.clone(), limits: SweepLimits::default() }.note_use().await;
+    Sweep { hub, store: store.clone() }.note_use().await;
     let session = store.session_by_secret(&secret).await.unwrap().unwrap();
     assert!(session.seen_at - session.created_at >= 200_000, "{session:?}");
 }

@@ -10,16 +10,20 @@ const SPARE: u32 = 16;
 const GROWTH: u32 = 4;
 
 impl Store {
-    /// Reads `(after, up_to]` for a node: everything that `selector` targets, whatever its state of reading; not what
-    /// is retracted or expired. Audiences come whole.
+    /// Reads `(after, up_to]` for a node: everything that `selector` targets, or simply everything, whatever its state of
+    /// reading; not what is retracted or expired. Audiences come whole.
     pub async fn read_for_node(
         &self,
         after: Position,
         up_to: Position,
-        selector: &Selector,
+        selector: Option<&Selector>,
         limit: u32,
     ) -> Result<Page> {
-        self.page(Scan::of(selector, after, up_to, limit)).await
+        let scan = match selector {
+            Some(selector) => Scan::of(selector, after, up_to, limit),
+            None => Scan::of_all(after, up_to, limit),
+        };
+        self.page(scan).await
     }
 
     /// Reads `(after, up_to]` as a stream would replay it to `reader`: not what is retracted, expired or read. Of

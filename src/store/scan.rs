@@ -13,11 +13,17 @@ use uuid::Uuid;
 use super::Reader;
 use crate::event::{Position, Priority, Selector, UserId};
 
+/// Any type and priority.
+static ANY: Selector =
+    Selector { everyone: true, users: Vec::new(), topics: Vec::new(), types: Vec::new(), min_priority: None };
+
 /// What is read of the log.
 #[derive(Debug, Clone)]
 pub(super) struct Scan<'a> {
     /// Whom events are for, their types and their least priority.
     pub(super) selector: &'a Selector,
+    /// Whoever events are for.
+    pub(super) is_of_all: bool,
     /// For this user: what they have read, and of audiences only what is theirs. `None`: for a node, audiences whole.
     pub(super) reader: Option<UserId>,
     /// Above this position.
@@ -47,6 +53,7 @@ impl<'a> Scan<'a> {
     pub(super) fn of(selector: &'a Selector, after: Position, up_to: Position, limit: u32) -> Self {
         Self {
             selector,
+            is_of_all: false,
             reader: None,
             after,
             up_to,
@@ -59,6 +66,11 @@ impl<'a> Scan<'a> {
             most: limit,
             bytes: 0,
         }
+    }
+
+    /// The same of everything, whoever it is for.
+    pub(super) fn of_all(after: Position, up_to: Position, limit: u32) -> Self {
+        Self { is_of_all: true, ..Self::of(&ANY, after, up_to, limit) }
     }
 
     /// What `reader` has not read, the newest first: counts `most`, looks at `limit`.
@@ -77,7 +89,7 @@ impl<'a> Scan<'a> {
     /// would cost more than that. Never for one reader: they are far fewer than the events between theirs.
     fn is_by_position(&self) -> bool {
         let targets = self.selector.users.len() + self.selector.topics.len();
-        self.reader.is_none() && targets > self.limit as usize
+        self.reader.is_none() && (self.is_of_all || targets > self.limit as usize)
     }
 
     /// The least priority, as a number.
@@ -301,7 +313,7 @@ impl Dialect {
         if scan.text.is_some() {
             let _ = write!(wanted, " and {}", self.holds_text);
         }
-        if scan.is_by_position() {
+        if scan.is_by_position() && !scan.is_of_all {
             let _ = write!(wanted, " and ({})", self.targets(scan.selector));
         }
         wanted

@@ -75,7 +75,7 @@ pub async fn a_page_names_the_events_at_its_ends(store: &Store) {
     for limit in [1, 2, 100] {
         let of_one = store.read_for_reader(from.position, to.position, &reader(1, &[]), limit).await.unwrap();
         let of_all =
-            store.read_for_node(from.position, to.position, &node(&[1, 2], &[]), limit).await.unwrap();
+            store.read_for_node(from.position, to.position, Some(&node(&[1, 2], &[])), limit).await.unwrap();
         for page in [of_one, of_all] {
             assert_eq!(page.after_id, from.id);
             assert!(here.contains(&page.end()), "{:?}", page.end());
@@ -86,7 +86,8 @@ pub async fn a_page_names_the_events_at_its_ends(store: &Store) {
     }
     let beyond = store.read_for_reader(to.position, from.position, &reader(1, &[]), 10).await.unwrap();
     assert_eq!(beyond.end(), to);
-    let gone = store.read_for_node(to.position + 1, to.position + 2, &node(&[1], &[]), 10).await.unwrap();
+    let gone =
+        store.read_for_node(to.position + 1, to.position + 2, Some(&node(&[1], &[])), 10).await.unwrap();
     assert!(
         (gone.after_id, gone.end_id) == (None, None)
             && !gone.follows(Checkpoint::new(to.position + 1, Uuid::nil()))

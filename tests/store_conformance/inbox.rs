@@ -374,7 +374,7 @@ pub async fn expired_events_leave_everything_that_does_not_ask_for_them(store: &
     assert_eq!(places(store, &me, &everything()).await, rest);
     assert_eq!(unread(store, &me).await["test"], 1);
     let head = store.log_state().await.unwrap().head;
-    let page = store.read_for_node(0, head, &node(&[1], &[]), 10).await.unwrap();
+    let page = store.read_for_node(0, head, Some(&node(&[1], &[])), 10).await.unwrap();
     assert_eq!(positions(&page.events), rest);
     let asked = InboxQuery { include_expired: true, ..everything() };
     assert_eq!(places(store, &me, &asked).await, [short[1].position, short[0].position]);

@@ -57,7 +57,7 @@ async fn follow(store: Store, is_over: Arc<AtomicBool>) -> BTreeSet<Position> {
     loop {
         let was_over = is_over.load(Ordering::SeqCst);
         let head = store.log_state().await.unwrap().head;
-        let page = store.read_for_node(after, head, &node(&[], &[]), 500).await.unwrap();
+        let page = store.read_for_node(after, head, Some(&node(&[], &[])), 500).await.unwrap();
         for event in page.events {
             assert!(event.position > after, "{} came again", event.position);
             assert!(seen.insert(event.position));
@@ -228,14 +228,14 @@ pub async fn a_node_reads_what_its_listeners_need(store: &Store) {
     store.retract(retracted.id, None).await.unwrap().unwrap();
     let head = store.log_state().await.unwrap().head;
     let read = async |users: &[UserId], topics: &[Topic]| {
-        store.read_for_node(0, head, &node(users, topics), 100).await.unwrap().events
+        store.read_for_node(0, head, Some(&node(users, topics)), 100).await.unwrap().events
     };
     assert_eq!(positions(&read(&[], &[]).await), [everyone]);
     let events = read(&[3, 5, 3], &[topic("room/1")]).await;
     assert_eq!(positions(&events), [everyone, both, room]);
     assert_eq!(events[1].audience, Audience::users(vec![3, 5]));
     assert_eq!(positions(&read(&[8], &[topic("room")]).await), [everyone, other]);
-    let page = store.read_for_node(both, room, &node(&[3, 8], &[]), 100).await.unwrap();
+    let page = store.read_for_node(both, room, Some(&node(&[3, 8], &[])), 100).await.unwrap();
     assert_eq!((positions(&page.events), page.end), (vec![other], room));
 }
 

@@ -190,7 +190,7 @@ async fn nodes(explained: &mut Explained) {
         for (after, distance) in [(EVENTS - 100, "near the head"), (0, "from far behind")] {
             explained
                 .warm(&format!("node, {size}, {distance}"), PAGE, async |store| {
-                    store.read_for_node(after, EVENTS, &selector, 500).await.unwrap();
+                    store.read_for_node(after, EVENTS, Some(&selector), 500).await.unwrap();
                 })
                 .await;
         }

@@ -1,15 +1,16 @@
 //! Who gets what: the listeners' index and every read of both databases, held against `Selector::matches`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use carillon::account::Credential;
-use carillon::delivery::hub::{Hub, HubLimits, Subscription};
+use carillon::delivery::hub::{Hub, HubLimits, inbox};
+use carillon::delivery::request::Subscription;
 use carillon::event::{Audience, Event, Position, Priority, Selector, UserId};
 use carillon::store::{InboxOrder, InboxQuery, Reader, Store};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use proptest::test_runner::{Config, TestRunner};
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -186,17 +187,19 @@ async fn for_reader(
 
 /// The index leaves out nobody who is targeted. Every listener is one of everybody and of their user's.
 fn index_agrees(reader: &Reader, new: &[NewEvent]) {
-    let hub = Hub::new(HubLimits::default(), |_| {});
+    let (_poll, inbox) = inbox().unwrap();
+    let hub = Arc::new(Hub::new(&HubLimits::default(), vec![inbox], |_| {}));
     hub.lock().begin(&"e".parse().unwrap(), 0, 0);
     let subscription = Subscription {
-        reader: reader.clone(),
+        connection: Uuid::now_v7(),
+        reader: Arc::new(reader.clone()),
         name: "one".into(),
         wants_presence: false,
         keep_alive_every: None,
         credential: Credential::Token(1),
-        connection: CancellationToken::new(),
+        origin: None,
     };
-    hub.register(subscription, None).unwrap();
+    let _registration = hub.admit(&subscription).unwrap();
     for event in new {
         let is_concerned = hub.lock().concerns(&event.audience);
         assert!(is_concerned || !reader.selector.targets(&event.audience), "{reader:?}, {event:?}");
@@ -216,7 +219,7 @@ async fn pages(
     let mut events = Vec::new();
     while after < head {
         let page = match reader {
-            None => store.read_for_node(after, head, selector, limit).await.unwrap(),
+            None => store.read_for_node(after, head, Some(selector), limit).await.unwrap(),
             Some(reader) => store.read_for_reader(after, head, reader, limit).await.unwrap(),
         };
         assert!(page.end > after);

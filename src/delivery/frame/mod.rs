@@ -4,6 +4,7 @@
 //! The `id:` is the last field of every frame: some clients take an id as soon as they have read its line, and would
 //! skip an event whose frame was cut off after it.
 
+mod chunk;
 mod data;
 mod envelope;
 mod fields;
@@ -15,10 +16,9 @@ mod server_event;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::event::{Checkpoint, Cursor, Epoch, Event, Position};
+use crate::event::{Checkpoint, Cursor, Epoch, Event, Position, id_digest};
 use crate::failpoint::is_armed;
+pub use chunk::{Chunk, LAST_CHUNK};
 use fields::{end, retry_line};
 pub use form::Form;
 pub use server_event::ServerEvent;
@@ -28,21 +28,26 @@ pub use server_event::ServerEvent;
 pub const COMMENT: &str = ":\n";
 
 /// A frame whose `id:` is its event's own position, so that a connection may use it whole or end it with another `id:`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Frame {
-    bytes: Bytes,
+    chunk: Chunk,
+    /// How long it is without its end.
     id_at: usize,
 }
 
 impl Frame {
     /// The whole frame, `id:` line included.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub fn whole(&self) -> &Chunk {
+        &self.chunk
     }
 
     /// The frame with another cursor, or with none.
-    pub fn ending_with(&self, cursor: Option<&Cursor>) -> Bytes {
-        [&self.bytes[..self.id_at], end(cursor).as_bytes()].concat().into()
+    pub fn ending_with(&self, cursor: Option<&Cursor>) -> Chunk {
+        let fields = &self.chunk.body()[..self.id_at];
+        Chunk::new(fields.len() + Cursor::MAX_PLAIN_LEN, |out| {
+            out.extend_from_slice(fields);
+            out.extend_from_slice(end(cursor).as_bytes());
+        })
     }
 }
 
@@ -52,6 +57,8 @@ impl Frame {
 pub struct Delivery {
     epoch: Epoch,
     event: Event,
+    /// Of its id.
+    digest: u32,
     /// Whether the cursors of its frames have a digest.
     has_digest: bool,
     /// By the number of their form.
@@ -64,7 +71,8 @@ const AROUND_DATA: usize = 256;
 impl Delivery {
     /// Of an event of this history.
     pub fn new(epoch: &Epoch, event: Event) -> Self {
-        Self { epoch: epoch.clone(), event, has_digest: false, frames: Default::default() }
+        let digest = id_digest(&event.id);
+        Self { epoch: epoch.clone(), event, digest, has_digest: false, frames: Default::default() }
     }
 
     /// The same; its frames' cursors have a digest if `has_digest`.
@@ -85,6 +93,16 @@ impl Delivery {
     /// Whether it belongs to this history: positions of another mean something else.
     pub fn is_of(&self, epoch: &Epoch) -> bool {
         self.epoch == *epoch
+    }
+
+    /// Whether the cursors of its frames have a digest.
+    pub fn has_digest(&self) -> bool {
+        self.has_digest
+    }
+
+    /// The digest of its id.
+    pub fn digest(&self) -> u32 {
+        self.digest
     }
 
     /// The event with its position and id.
@@ -112,11 +130,14 @@ impl Delivery {
     }
 
     fn encode(&self, form: Form) -> Frame {
-        let mut out = Vec::with_capacity(self.frame_size());
-        form.put(&mut out, &self.event);
-        let id_at = out.len();
-        out.extend_from_slice(end(Some(&self.cursor())).as_bytes());
-        Frame { bytes: out.into(), id_at }
+        let mut id_at = 0;
+        let chunk = Chunk::new(self.frame_size(), |out| {
+            let begin = out.len();
+            form.put(out, &self.event);
+            id_at = out.len() - begin;
+            out.extend_from_slice(end(Some(&self.cursor())).as_bytes());
+        });
+        Frame { chunk, id_at }
     }
 }
 

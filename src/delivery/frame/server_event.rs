@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::chunk::Chunk;
 use super::fields::{end, put_data, put_event, retry_line};
 use crate::event::{Cursor, Millis, Position, Topic, rfc3339};
 
@@ -116,12 +116,12 @@ impl ServerEvent {
     }
 
     /// Its frame, with the cursor in force, if there is one.
-    pub fn frame(&self, cursor: Option<&Cursor>) -> Bytes {
-        let mut out = Vec::with_capacity(self.size());
-        put_event(&mut out, self.name);
-        put_data(&mut out, &self.data);
-        out.extend_from_slice(self.retry.map(retry_line).unwrap_or_default().as_bytes());
-        out.extend_from_slice(end(cursor).as_bytes());
-        out.into()
+    pub fn frame(&self, cursor: Option<&Cursor>) -> Chunk {
+        Chunk::new(self.size() + Cursor::MAX_PLAIN_LEN, |out| {
+            put_event(out, self.name);
+            put_data(out, &self.data);
+            out.extend_from_slice(self.retry.map(retry_line).unwrap_or_default().as_bytes());
+            out.extend_from_slice(end(cursor).as_bytes());
+        })
     }
 }

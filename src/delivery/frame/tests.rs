@@ -28,9 +28,10 @@ fn the_envelope_has_the_data_as_it_was_written() {
                     \"priority\":\"high\",\"to\":\"topic\",\"topic\":\"room/1\",\"data\":{\"n\": 1e400,\"n\":2},\
                     \"created_at\":\"1970-01-01T00:00:00Z\",\"expires_at\":\"1970-01-01T00:00:01.5Z\"}\n";
     let frame = delivery.frame(Form::Envelope);
-    assert_eq!(frame.bytes(), &format!("{expected}id: e-7\n\n"));
-    assert_eq!(frame.ending_with(Some(&"e-5+7".parse().unwrap())), format!("{expected}id: e-5+7\n\n"));
-    assert_eq!(frame.ending_with(None), format!("{expected}\n"));
+    assert_eq!(frame.whole().body(), format!("{expected}id: e-7\n\n").as_bytes());
+    let cursor = "e-5+7".parse().unwrap();
+    assert_eq!(frame.ending_with(Some(&cursor)).body(), format!("{expected}id: e-5+7\n\n").as_bytes());
+    assert_eq!(frame.ending_with(None).body(), format!("{expected}\n").as_bytes());
     assert!(delivery.is_of(&"e".parse().unwrap()) && !delivery.is_of(&"e1".parse().unwrap()));
 }
 
@@ -40,7 +41,7 @@ fn an_event_is_encoded_once_for_all_its_listeners() {
     let mut starts: Vec<_> = Vec::new();
     for form in Form::ALL {
         assert_eq!(form.as_str().parse(), Ok(form));
-        let (one, other) = (delivery.frame(form).bytes(), delivery.frame(form).bytes());
+        let (one, other) = (delivery.frame(form).whole().body(), delivery.frame(form).whole().body());
         assert_eq!(one.as_ptr(), other.as_ptr());
         starts.push(one.as_ptr());
     }
@@ -51,7 +52,7 @@ fn an_event_is_encoded_once_for_all_its_listeners() {
 /// The fields of the event's frame in this form.
 fn fields(form: Form, data: &str) -> String {
     let frame = delivery(data).frame(form).ending_with(None);
-    std::str::from_utf8(&frame).unwrap().strip_suffix("\n").unwrap().to_owned()
+    std::str::from_utf8(frame.body()).unwrap().strip_suffix("\n").unwrap().to_owned()
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn data_is_nothing_but_data_and_a_type_nothing_but_a_type() {
         let mut event = delivery("{\n\"a\":\r\n1\r}").event;
         event.event_type = EventType::from_stored("a\nid: 9\r\n\r".into());
         let frame = Delivery::new(&"e".parse().unwrap(), event).frame(form).ending_with(None);
-        let text = std::str::from_utf8(&frame).unwrap();
+        let text = std::str::from_utf8(frame.body()).unwrap();
         let mut lines: Vec<&str> = text.strip_suffix("\n\n").unwrap().split('\n').collect();
         if matches!(form, Form::Named | Form::Plain) {
             assert_eq!(lines.remove(0), "event: aid: 9");
@@ -112,7 +113,9 @@ fn the_servers_own_events_are_made_in_one_place() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                search(&path, found);
+                if !path.ends_with("tests") {
+                    search(&path, found);
+                }
                 continue;
             }
             let Ok(text) = fs::read_to_string(&path) else { continue };

@@ -272,12 +272,12 @@ impl Keeper {
                 hub.notify_presence(topic, &events);
             }
         }
-        for listener in changes.unaware.values() {
-            let topics = listener.reader.selector.topics.iter();
+        for (session, reader) in &changes.unaware {
+            let topics = reader.selector.topics.iter();
             let known = topics.filter_map(|topic| Some((topic, self.topics.get(topic)?)));
-            let present: Vec<_> =
+            let present =
                 known.map(|(topic, known)| Present::new(topic, known.users.users()).server_event()).collect();
-            hub.begin_presence(listener, &present);
+            hub.begin_presence(*session, reader, present);
         }
     }
 }

@@ -2,46 +2,33 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::Streams;
-use crate::delivery::frame::{Delivery, Form};
-use crate::delivery::hub::{Fence, Listener};
-use crate::event::{Event, Millis, Priority, Selector};
+use super::{History, Reads};
+use crate::delivery::frame::Delivery;
+use crate::event::{Epoch, Event, Position, Priority, Selector};
 use crate::store::{InboxOrder, InboxQuery, Reader, StoreError};
 
-/// The history of a stream's topics, ready to leave: the oldest first.
-pub(super) struct History {
-    /// Frames without an `id:` line, and when each ends.
-    pub frames: Vec<(Bytes, Option<Millis>)>,
-    /// Whether it is all that was asked for.
-    pub is_complete: bool,
-}
-
-impl Streams {
-    /// Reads the last `of_each` events of each of the listener's topics, up to the fence: what comes after it is live.
+impl Reads {
+    /// Reads the last `of_each` events of each of the reader's topics, up to a position: what comes after it is live.
     pub(super) async fn history(
-        self: Arc<Self>,
-        listener: Arc<Listener>,
-        fence: Fence,
+        &self,
+        reader: &Reader,
+        epoch: &Epoch,
+        up_to: Position,
         of_each: u32,
-        form: Form,
     ) -> Result<History, StoreError> {
-        // Never closed, so this only waits.
-        let _turn = self.replays.acquire().await;
         let mut newest_first: Vec<Event> = Vec::new();
         let mut is_complete = true;
-        for topic in &listener.reader.selector.topics {
+        for topic in &reader.selector.topics {
             let selector = Selector {
                 everyone: false,
                 users: Vec::new(),
                 topics: vec![topic.clone()],
-                ..listener.reader.selector.clone()
+                ..reader.selector.clone()
             };
-            let reader = Reader { user: listener.reader.user, selector };
+            let reader = Reader { user: reader.user, selector };
             let query = InboxQuery {
                 order: InboxOrder::Newest,
-                after: Some((Priority::Urgent, fence.at.position.saturating_add(1))),
+                after: Some((Priority::Urgent, up_to.saturating_add(1))),
                 limit: of_each,
                 ..InboxQuery::default()
             };
@@ -53,11 +40,8 @@ impl Streams {
             newest_first.sort_unstable_by_key(|event| std::cmp::Reverse(event.position));
             is_complete &= !self.bound_history(&mut newest_first);
         }
-        let frame = |event: Event| {
-            let expires_at = event.expires_at;
-            (Delivery::new(&fence.epoch, event).frame(form).ending_with(None), expires_at)
-        };
-        Ok(History { frames: newest_first.into_iter().rev().map(frame).collect(), is_complete })
+        let delivery = |event| Arc::new(Delivery::new(epoch, event));
+        Ok(History { events: newest_first.into_iter().rev().map(delivery).collect(), is_complete })
     }
 
     /// Leaves out the oldest that are too many to be held for one stream (never the newest). Whether there were any.
