@@ -11,6 +11,7 @@ mod sequencer;
 pub mod stream;
 pub mod subscriber;
 pub mod sweep;
+pub mod taken;
 
 pub use progress::Progress;
 pub use sequencer::SequencerLimits;

@@ -7,6 +7,7 @@ mod body;
 mod cluster;
 mod events;
 mod examples;
+pub mod hand_over;
 pub mod health;
 mod inbox;
 mod pages;
