@@ -1,11 +1,12 @@
-//! Publishing: drafts become events, one writer task per node commits them in batches, an announcer sends them
-//! on the bus.
+//! Publishing: drafts become events, one writer task per node commits them in batches and hands them to its own node's
+//! sequencer, an announcer sends them to the others on the bus.
 //!
-//! While one append is in flight the next batch gathers; an idle writer sends at once. The publisher is answered
+//! While one append is in flight the next batch gathers, and for about as long again; an idle writer sends at once. The publisher is answered
 //! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
 
 mod announcer;
 mod byte_budget;
+mod gather;
 mod live_key;
 pub mod retention;
 mod take_back;
@@ -14,7 +15,7 @@ mod writer;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::mpsc::error::TrySendError;
@@ -27,13 +28,15 @@ use crate::bus::message::MessageWriter;
 use crate::event::{
     AppliedCell, Audience, Draft, Event, Fingerprint, Invalid, NewEvent, Position, Recipients, Topic, UserId,
 };
+use crate::identity::UserNames;
 use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
 use byte_budget::ByteBudget;
+use gather::{Gatherer, Request};
 pub use live_key::LiveKey;
 pub use take_back::take_back;
-use writer::{Log, Request};
+use writer::Log;
 
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_LEN: usize = 128;
@@ -45,6 +48,8 @@ pub struct PublishLimits {
     pub batch: usize,
     /// The most events in one append; a larger request still goes whole.
     pub append: usize,
+    /// How long the writer waits for company at most, after an append that ended a moment ago; zero: never.
+    pub append_wait: Duration,
     /// The most recipients (users and topics) of one request, and of all requests in one append: they are written under
     /// the log's lock. At least [`crate::event::draft::MAX_RECIPIENTS`], so that every event fits.
     pub recipients: usize,
@@ -63,6 +68,7 @@ impl Default for PublishLimits {
         Self {
             batch: 1_000,
             append: 500,
+            append_wait: Duration::from_millis(3),
             recipients: 10_000,
             queue: 4_096,
             queue_bytes: 64 << 20,
@@ -136,10 +142,26 @@ fn size(data: &str, audience: &Audience) -> usize {
     data.len() + size_of::<UserId>() * audience.targets() + size_of::<Event>()
 }
 
+/// What a publisher stands on.
+pub struct PublisherParts {
+    /// The log.
+    pub store: Store,
+    /// Whom events may be for.
+    pub names: UserNames,
+    /// How far this node's listeners are.
+    pub applied: Arc<AppliedCell>,
+    /// Where appends are announced.
+    pub bus: Bus,
+    /// What writes the announcements.
+    pub messages: MessageWriter,
+    /// Where events that expire have their keys.
+    pub ttl: Ttl,
+}
+
 /// One node's way into the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
-    store: Store,
+    names: UserNames,
     requests: mpsc::Sender<Request>,
     budget: ByteBudget,
     published: Arc<AtomicU64>,
@@ -147,27 +169,20 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
-    /// how far this node's listeners are; `messages` writes what is sent.
-    pub fn start(
-        tasks: &mut JoinSet<()>,
-        store: Store,
-        applied: Arc<AppliedCell>,
-        bus: Bus,
-        messages: MessageWriter,
-        ttl: Ttl,
-        limits: &PublishLimits,
-    ) -> Self {
+    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use.
+    pub fn start(tasks: &mut JoinSet<()>, parts: PublisherParts, limits: &PublishLimits) -> Self {
+        let PublisherParts { store, names, applied, bus, messages, ttl } = parts;
         let (requests, inbox) = mpsc::channel(limits.queue);
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let budget = ByteBudget::new(limits.announcement_bytes);
-        let announcements = Announcements { queue: announcements, budget };
+        let announcements =
+            Announcements { bus: bus.clone(), messages: messages.clone(), queue: announcements, budget };
         let published = Arc::new(AtomicU64::new(0));
         let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
-        tasks.spawn(writer::write(log, inbox, announcements, limits.clone()));
+        tasks.spawn(writer::write(log, Gatherer::new(inbox, limits.clone()), announcements));
         tasks.spawn(announcer::announce(bus, messages, ttl, committed));
-        let (store, budget) = (store.on(Pool::Authentication), ByteBudget::new(limits.queue_bytes));
-        Self { store, requests, budget, published, max_recipients: limits.recipients }
+        let budget = ByteBudget::new(limits.queue_bytes);
+        Self { names, requests, budget, published, max_recipients: limits.recipients }
     }
 
     /// How many events this node has committed since it began.
@@ -182,6 +197,7 @@ impl Publisher {
         drafts: Vec<Draft>,
         key: Option<Key>,
     ) -> Result<Vec<Published>, PublishError> {
+        let received = Instant::now();
         if let Some(key) = &key {
             check_key(&key.name)?;
         }
@@ -211,9 +227,11 @@ impl Publisher {
         let budget = self.budget.take(bytes).ok_or(PublishError::Overloaded)?;
         let stopped = || StoreError::Unavailable("this node is stopping".into());
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { events, reply, _budget: budget }).map_err(|error| match error {
-            TrySendError::Full(_) => PublishError::Overloaded,
-            TrySendError::Closed(_) => stopped().into(),
+        self.requests.try_send(Request { events, reply, received, _budget: budget }).map_err(|error| {
+            match error {
+                TrySendError::Full(_) => PublishError::Overloaded,
+                TrySendError::Closed(_) => stopped().into(),
+            }
         })?;
         answer.await.map_err(|_| stopped())?
     }
@@ -226,7 +244,7 @@ impl Publisher {
         if names.is_empty() {
             return Ok(HashMap::new());
         }
-        Ok(self.store.resolve_names(&names).await?.into_iter().collect())
+        Ok(self.names.resolve(names).await?)
     }
 }
 

@@ -36,7 +36,9 @@ async fn start_at(
     let mut tasks = JoinSet::new();
     let epoch = tokio::sync::watch::channel(Some(history)).1;
     let messages = MessageWriter::new("n1", epoch);
-    (Publisher::start(&mut tasks, store, applied, bus, messages, ttl, limits), tasks)
+    let names = UserNames::new(&store);
+    let parts = PublisherParts { store, names, applied, bus, messages, ttl };
+    (Publisher::start(&mut tasks, parts, limits), tasks)
 }
 
 #[tokio::test]
@@ -79,7 +81,10 @@ async fn what_waits_for_the_writer_is_bounded_in_bytes() {
 #[tokio::test]
 async fn what_waits_to_be_announced_is_bounded_in_bytes() {
     let (queue, mut committed) = mpsc::channel(100);
-    let announcements = Announcements { queue, budget: ByteBudget::new(100_000) };
+    let (bus, _events) = Bus::open("memory:bounded", &BusLimits::default()).unwrap();
+    let _other = Bus::open("memory:bounded", &BusLimits::default()).unwrap();
+    let messages = MessageWriter::new("n1", tokio::sync::watch::channel(None).1);
+    let announcements = Announcements { bus, messages, queue, budget: ByteBudget::new(100_000) };
     let event = |position| Event {
         position,
         id: Uuid::now_v7(),
@@ -93,11 +98,16 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
         publisher: 1,
     };
     for position in 1..=5 {
-        announcements.offer("e".parse().unwrap(), (position - 1).into(), vec![event(position)]);
+        announcements.offer(
+            "e".parse().unwrap(),
+            (position - 1).into(),
+            vec![event(position)],
+            Instant::now(),
+        );
     }
     assert_eq!(committed.len(), 2);
     drop(committed.try_recv());
-    announcements.offer("e".parse().unwrap(), 5.into(), vec![event(6)]);
+    announcements.offer("e".parse().unwrap(), 5.into(), vec![event(6)], Instant::now());
     assert_eq!(committed.len(), 2, "what was announced makes room");
 }
 
