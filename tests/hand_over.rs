@@ -271,19 +271,40 @@ async fn the_socket_keeps_its_options_and_does_not_block() {
 
 #[tokio::test]
 async fn a_kept_alive_connection_is_handed_over_at_its_third_request() {
-    let mut server = Server::start(8).await;
-    let mut client = server.connect().await;
-    for _ in 0..2 {
-        client.write_all(HELLO.as_bytes()).await.unwrap();
-        assert_eq!(answer(&mut client, true).await.1, b"hello");
+    for at_once in [false, true] {
+        let mut server = Server::start(8).await;
+        let mut client = server.connect().await;
+        if at_once {
+            client.write_all(format!("{HELLO}{HELLO}{STREAM}").as_bytes()).await.unwrap();
+        }
+        for _ in 0..2 {
+            if !at_once {
+                client.write_all(HELLO.as_bytes()).await.unwrap();
+            }
+            assert_eq!(answer(&mut client, true).await.1, b"hello");
+        }
+        if !at_once {
+            client.write_all(STREAM.as_bytes()).await.unwrap();
+        }
+        let taken = server.taken().await;
+        // Nothing of it stays in the runtime while the stream lives.
+        server.has_no_connection().await;
+        write_in_a_thread(taken, b"3\r\n:\n\n\r\n");
+        assert_eq!(undated(&read_to_end(&mut client).await), format!("{HEAD}3\r\n:\n\n\r\n"));
     }
-    client.write_all(STREAM.as_bytes()).await.unwrap();
-    let taken = server.taken().await;
-    // Nothing of it stays in the runtime while the stream lives.
-    server.has_no_connection().await;
-    write_in_a_thread(taken, b"3\r\n:\n\n\r\n");
-    let all = read_to_end(&mut client).await;
-    assert_eq!(undated(&all), format!("{HEAD}3\r\n:\n\n\r\n"));
+}
+
+#[tokio::test]
+async fn streams_that_came_and_went_leave_no_descriptor() {
+    const STREAMS: usize = 2_000;
+    let mut server = Server::start(8).await;
+    for _ in 0..STREAMS {
+        let client = server.send(STREAM).await;
+        drop((server.taken().await, client));
+    }
+    // The other tests of this program have some, too.
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < STREAMS / 2, "{open} descriptors are open");
 }
 
 /// The answer before is still on its way out when the stream comes.
