@@ -38,7 +38,7 @@ const MAY_NOT_REACH: [(&str, &[&str]); 10] = [
     ("delivery/sequencer", &["tokio", "Instant", "SystemTime"]),
     ("delivery/reorder_buffer", &["tokio", "Instant", "SystemTime"]),
     ("delivery/frame/", &["tokio", "Instant", "SystemTime"]),
-    ("delivery/stream/leave_order", &["tokio", "Instant", "SystemTime"]),
+    ("delivery/session/", &["tokio", "Instant", "SystemTime", "mio", "std::io"]),
     ("event/", &["tokio", "Instant", "SystemTime"]),
     // "Write, then notify" stands once, in the domain.
     ("http/", &["bus::message", "bus::Bus", "crate::bus::{"]),

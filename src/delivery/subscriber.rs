@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::Progress;
 use super::endings;
@@ -24,6 +24,8 @@ use crate::store::{DIGEST_FORM, LogState, Store, StoreError, history_lost};
 
 /// How often a sequencer that waits gets the time.
 const TICK: Duration = Duration::from_millis(10);
+/// How long the subscriber waits for reactors that have too much to do.
+const REACTORS_PAUSE: Duration = Duration::from_millis(1);
 /// How often it is logged at most that messages cannot be read.
 const LOG_UNREADABLE_EVERY: Duration = Duration::from_secs(60);
 /// How many events a read brings at most.
@@ -106,6 +108,10 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
                 Err(error) => return tracing::error!(%error, "a question to the store broke off"),
             },
             () = sleep_until(wake) => {}
+        }
+        // The reactors write as fast as sockets take it. What they have not taken yet waits here, and then on the bus.
+        while subscriber.feed.hub.is_full() {
+            sleep(REACTORS_PAUSE).await;
         }
         // Everything that has come is taken before the sequencer moves: one lock for all of it.
         while let Some(event) = bus.try_recv() {
@@ -317,7 +323,15 @@ impl Subscriber {
 
     fn perform(&mut self, guard: &mut HubGuard<'_>, epoch: &Epoch, output: Output) {
         match output {
-            Output::Apply { events, routes, applied } => guard.apply(events, routes, applied),
+            Output::Apply { events, routes, applied } => {
+                // What is read had to wait for something else.
+                if let (Some(last), true) = (events.last(), routes.is_some()) {
+                    let took = self.feed.progress.clock.now() - last.event().created_at;
+                    let seconds = Duration::from_millis(u64::try_from(took).unwrap_or(0)).as_secs_f64();
+                    metrics::histogram!("carillon_committed_to_applied_seconds").record(seconds);
+                }
+                guard.apply(events, routes, applied);
+            }
             Output::Read { after, up_to } => {
                 metrics::counter!("carillon_catch_up_reads_total").increment(1);
                 guard.reading(up_to);

@@ -47,7 +47,7 @@ pub async fn asked_to_stop_a_node_ends_well(setup: Setup) {
     let mut node = setup.node;
     let (sender, ended) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || sender.send(node.terminate()));
-    stream.ends().await;
+    stream.breaks_off().await;
     assert!(stream.notices("carillon.signout").is_empty());
     let ended_well = tokio::time::timeout(DEADLINE, ended).await.expect("the node ends").unwrap();
     assert!(ended_well);

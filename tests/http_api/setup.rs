@@ -203,6 +203,8 @@ pub struct Stream {
     answer: Response,
     parser: SseParser,
     raw: Vec<u8>,
+    /// Whether it ended without its encoding saying so.
+    is_broken_off: bool,
     /// All events so far, the server's own too.
     pub events: Vec<SseEvent>,
 }
@@ -213,8 +215,13 @@ impl Stream {
         // Streams outlast the client's timeout.
         let answer = request.timeout(Duration::from_secs(3600)).send().await.unwrap();
         assert_eq!(answer.status(), 200);
-        let mut stream =
-            Self { answer, parser: SseParser::new(1 << 20), raw: Vec::new(), events: Vec::new() };
+        let mut stream = Self {
+            answer,
+            parser: SseParser::new(1 << 20),
+            raw: Vec::new(),
+            is_broken_off: false,
+            events: Vec::new(),
+        };
         while stream.cursor().is_empty() {
             assert!(stream.read().await, "the stream ended before its first frame");
         }
@@ -269,8 +276,19 @@ impl Stream {
         self.until(format!("{name} {data}"), move |stream| stream.notices(&name).contains(&data))
     }
 
-    /// Reads until the server ends the stream, as a stream should end.
+    /// Reads until the server ends the stream for good.
     pub async fn ends(&mut self) {
+        self.read_to_its_end().await;
+        assert!(!self.is_broken_off, "a stream that is over for good ends as its encoding says");
+    }
+
+    /// Reads until the server breaks the stream off: its client is to come back.
+    pub async fn breaks_off(&mut self) {
+        self.read_to_its_end().await;
+        assert!(self.is_broken_off, "a client by fetch takes this for the end");
+    }
+
+    async fn read_to_its_end(&mut self) {
         let end = Instant::now() + DEADLINE;
         while self.read().await {
             assert!(Instant::now() < end, "the stream did not end within {DEADLINE:?}:\n{}", self.text());
@@ -301,7 +319,8 @@ impl Stream {
         let next = tokio::time::timeout(DEADLINE, self.answer.chunk()).await;
         let text = String::from_utf8_lossy(&self.raw);
         let next = next.unwrap_or_else(|_| panic!("nothing more came within {DEADLINE:?}, after:\n{text}"));
-        let Some(piece) = next.expect("a stream ends as its encoding says") else { return false };
+        self.is_broken_off = next.is_err();
+        let Ok(Some(piece)) = next else { return false };
         self.events.extend(self.parser.feed(&piece).unwrap());
         self.raw.extend_from_slice(&piece);
         let frames = self.text().split_inclusive("\n\n").filter(|frame| frame.ends_with("\n\n"));

@@ -197,7 +197,7 @@ impl Reactor {
 
 /// How long it took from applying events until the sockets had them, or what they took of them.
 fn stage_written(took: Duration) {
-    metrics::histogram!("carillon_stage_seconds", "stage" => "written").record(took.as_secs_f64());
+    metrics::histogram!("carillon_applied_to_written_seconds").record(took.as_secs_f64());
 }
 
 #[cfg(test)]

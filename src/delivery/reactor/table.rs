@@ -453,7 +453,9 @@ impl<W: Wire> Table<W> {
             self.remove(place);
             return (events, Some(written));
         }
-        if written == Written::All {
+        if written == Written::Part {
+            entry.session.falls_behind();
+        } else {
             let key = entry.key(place);
             if !is_done {
                 self.touch(place);

@@ -79,8 +79,9 @@ impl Session {
     fn next_event(&mut self, cx: &Context) -> Option<Leaving> {
         let known = self.known(cx);
         loop {
-            let leave = Leave { known, may_overtake: self.sent.room() > 0 };
+            let (is_live, room) = (self.is_live(), self.sent.room());
             let backlog = self.backlog.as_mut()?;
+            let leave = Leave { known, may_overtake: room > 0 && (backlog.is_behind || !is_live) };
             let event = backlog.events.take_next(leave)?;
             let before = backlog.events.first().filter(|first| *first <= known);
             self.sent.add(event.position(), event.digest(), before, known);
@@ -96,6 +97,11 @@ impl Session {
             let expires_at = event.event().expires_at;
             return Some(Leaving { chunk: self.frame(&event, cx), is_event: true, expires_at });
         }
+    }
+
+    /// The socket has not taken all that has left.
+    pub fn falls_behind(&mut self) {
+        self.backlog().is_behind = true;
     }
 
     /// A frame that had left expired before the socket took any of it.

@@ -75,6 +75,8 @@ struct Backlog {
     page: Option<u32>,
     /// Too much waited and was forgotten.
     is_lagging: bool,
+    /// The socket has not taken all: what is urgent leaves before what waits.
+    is_behind: bool,
     /// A page or a history is being read.
     is_reading: bool,
     /// Nothing was read since the stream fell behind: its cursor may be of another log, or ahead of this one.
@@ -394,3 +396,6 @@ impl Backlog {
         count < limits.queue_events && bytes + size <= limits.queue_bytes.max(size)
     }
 }
+
+#[cfg(test)]
+mod tests;
