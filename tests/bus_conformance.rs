@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use carillon::bus::message::Message;
 use carillon::bus::{Bus, BusEvent, BusLimits};
-use support::bus_member::{Member, name, quick};
+use support::bus_member::{Member, name, own, quick};
 use support::redis_groups::{RedisCluster, RedisSentinels};
 use support::servers::{RedisServer, redis_url};
 use support::{DEADLINE, wait_until};
@@ -43,6 +44,7 @@ suite!(
     any_bytes_pass_unchanged,
     thousands_of_channels_are_subscribed,
     an_overrun_is_a_gap_that_is_reported,
+    what_a_member_delivers_to_itself_comes_to_it_alone,
     a_member_that_left_disturbs_nobody,
 );
 
@@ -168,6 +170,34 @@ async fn overrun(url: &str, limits: BusLimits) {
     while slow.message().await.1 != "after" {}
 }
 
+async fn what_a_member_delivers_to_itself_comes_to_it_alone(url: &str) {
+    let channel = name("channel");
+    let limits = BusLimits { queue: 16, deadline: DEADLINE, ..BusLimits::default() };
+    let (mut one, mut other) = (Member::with(url, &limits), Member::open(url));
+    other.subscribe(&channel).await;
+    for number in 0..8 {
+        one.bus.deliver_here(own(number));
+    }
+    for number in 0..8 {
+        assert_eq!(one.own().await, Message::Heartbeat(number));
+    }
+    one.publish(&[(&channel, b"published")]).await;
+    loop {
+        match other.next().await {
+            BusEvent::Message { payload, .. } => break assert_eq!(payload, "published"),
+            BusEvent::Own(own) => panic!("another's: {own:?}"),
+            _ => {}
+        }
+    }
+    for number in 0..100 {
+        one.bus.deliver_here(own(number));
+    }
+    one.until(&BusEvent::Gap).await;
+    one.until(&BusEvent::Restored).await;
+    one.bus.deliver_here(own(100));
+    assert_eq!(one.own().await, Message::Heartbeat(100));
+}
+
 async fn a_member_that_left_disturbs_nobody(url: &str) {
     let channel = name("channel");
     let (mut leaving, mut staying) = (Member::open(url), Member::open(url));
@@ -214,6 +244,30 @@ async fn redis_dies_and_comes_back_empty() {
         assert_eq!(member.message().await.0, "new");
         member.bus.unsubscribe("new");
     }
+}
+
+#[tokio::test]
+async fn who_is_alone_on_a_bus_in_this_process_knows_it() {
+    let url = format!("memory:{}", name("bus"));
+    let one = Member::open(&url);
+    assert!(!one.bus.may_have_others());
+    let other = Member::open(&url);
+    assert!(one.bus.may_have_others() && other.bus.may_have_others());
+    drop(other);
+    assert!(!one.bus.may_have_others());
+    let over_redis = Member::open(&redis_url());
+    assert!(over_redis.bus.may_have_others(), "who else is on a server is not known");
+}
+
+#[tokio::test]
+async fn what_a_member_delivers_to_itself_needs_no_redis() {
+    let mut server = RedisServer::start(&[]).await;
+    let mut member = Member::with(&server.url(""), &quick());
+    member.subscribe("channel").await;
+    server.kill();
+    member.until(&BusEvent::Gap).await;
+    member.bus.deliver_here(own(1));
+    assert_eq!(member.own().await, Message::Heartbeat(1));
 }
 
 #[tokio::test]

@@ -93,6 +93,39 @@ async fn an_event_reaches_everyone_it_is_for_on_any_node_and_nobody_else() {
     }
 }
 
+/// A notice comes back over the bus as well, and is then ignored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_notifies_takes_effect_there_once_and_without_redis() {
+    let mut cluster = Cluster::start().await;
+    let id = cluster.publish(0, &json!({ "user": "alice" })).await;
+    let (here, elsewhere) = (
+        Listener::start(&cluster.from(0), &cluster.alice, "").await,
+        Listener::start(&cluster.from(1), &cluster.alice, "").await,
+    );
+    let client = reqwest::Client::new();
+    let mark = async |is_read: bool| {
+        let method = if is_read { reqwest::Method::PUT } else { reqwest::Method::DELETE };
+        let url = format!("{}/api/v1/inbox/{id}/read", cluster.nodes[0].address);
+        let answer = client.request(method, url).bearer_auth(&cluster.alice).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    };
+    let marks = |listener: &Listener| -> Vec<bool> {
+        let log = listener.log();
+        let read = log.notices.iter().filter(|(name, _)| name == "carillon.read");
+        read.map(|(_, data)| data["read"].as_bool().unwrap()).collect()
+    };
+    mark(true).await;
+    mark(false).await;
+    wait_until(DEADLINE, "the other node is notified", async || marks(&elsewhere) == [true, false]).await;
+    // What this brings comes after the notices on their way back.
+    let last = cluster.publish(1, &json!("everyone")).await;
+    here.has_all(&[last]).await;
+    assert_eq!(marks(&here), [true, false]);
+    cluster.redis.kill();
+    mark(true).await;
+    wait_until(DEADLINE, "it takes effect here", async || marks(&here) == [true, false, true]).await;
+}
+
 /// A user's events travel only to the nodes where that user listens, and are no longer sent when they leave.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_users_channel_is_subscribed_only_where_the_user_is() {

@@ -57,6 +57,18 @@ impl MemoryBus {
         Ok(())
     }
 
+    /// Whether others would hear what is published.
+    pub(super) fn has_others(&self) -> bool {
+        let is_other = |member: Arc<Member>| {
+            !Arc::ptr_eq(&member, &self.member) && member.received.has_reader()
+        };
+        lock(&self.room.members).iter().any(|member| member.upgrade().is_some_and(is_other))
+    }
+
+    pub(super) fn receive_queue(&self) -> &ReceiveQueue {
+        &self.member.received
+    }
+
     pub(super) fn subscribe(&self, channel: &str) {
         lock(&self.member.desired).insert(channel.to_owned());
         self.member.received.subscribed(channel);

@@ -13,6 +13,8 @@
 //! - A channel that was subscribed stays so across reconnections. When `subscribe` returns, the channel is desired;
 //!   [`BusEvent::Subscribed`] means that messages published from then on will come.
 //! - The receiving queue is bounded; the reader never blocks the connection: overrun is a gap, counted.
+//! - What a node delivers to itself ([`Bus::deliver_here`]) takes the same queue and nothing else: it comes whatever the
+//!   server does, as it is, to this member alone.
 //!
 //! Chosen by URL: `memory:`, or one of [`crate::redis`]: `redis://…`, `redis+sentinel://…`,
 //! `redis+cluster://…`. One conformance suite (`tests/bus_conformance.rs`) runs against all.
@@ -31,6 +33,7 @@ use bytes::Bytes;
 pub use notifier::Notifier;
 pub use receive_queue::BusEvents;
 
+use self::message::Received;
 use crate::redis::{OutageReport, is_redis};
 
 /// Bounds on what the bus may cost.
@@ -70,6 +73,8 @@ pub enum BusEvent {
         /// What was published.
         payload: Bytes,
     },
+    /// What this node delivered to itself.
+    Own(Box<Received>),
     /// Messages on this channel come from now on.
     Subscribed(String),
     /// Messages may have been lost since the last one.
@@ -120,6 +125,23 @@ impl Bus {
         match &self.0 {
             Backend::Memory(bus) => bus.publish(messages),
             Backend::Redis(bus) => bus.publish(messages).await,
+        }
+    }
+
+    /// Puts something of this node before its own reader, without the server; an overrun is a gap.
+    pub fn deliver_here(&self, own: Received) {
+        let queue = match &self.0 {
+            Backend::Memory(bus) => bus.receive_queue(),
+            Backend::Redis(bus) => bus.receive_queue(),
+        };
+        queue.own(own);
+    }
+
+    /// Whether anybody else may hear what is published. Only a bus in this process knows that nobody does.
+    pub fn may_have_others(&self) -> bool {
+        match &self.0 {
+            Backend::Memory(bus) => bus.has_others(),
+            Backend::Redis(_) => true,
         }
     }
 

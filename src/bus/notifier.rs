@@ -22,9 +22,13 @@ impl Notifier {
         Self(None)
     }
 
-    /// Sends a notice on a channel of [`message`].
+    /// Sends a notice on a channel of [`message`]. On this node it takes effect whatever the bus does.
     pub async fn notify(&self, channel: String, notice: Notice) {
         let Some((bus, writer)) = &self.0 else { return };
+        bus.deliver_here(writer.own_notice(notice.clone()));
+        if !bus.may_have_others() {
+            return;
+        }
         let Some(message) = writer.encode(&Message::Notice(notice)) else {
             metrics::counter!("carillon_notices_failed_total").increment(1);
             return;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use super::message::Received;
 use super::{BusEvent, BusLimits};
 
 /// Where a connection puts what it receives. Cheap to clone.
@@ -54,8 +55,12 @@ struct ByteBudget {
 impl ByteBudget {
     /// What an event costs; one message always fits, however large.
     fn cost(&self, event: &BusEvent) -> u32 {
-        let BusEvent::Message { payload, .. } = event else { return 0 };
-        u32::try_from(payload.len()).unwrap_or(u32::MAX).min(self.all)
+        let bytes = match event {
+            BusEvent::Message { payload, .. } => payload.len(),
+            BusEvent::Own(own) => own.size(),
+            BusEvent::Subscribed(_) | BusEvent::Gap | BusEvent::Restored => 0,
+        };
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.all)
     }
 
     fn acquire(&self, event: &BusEvent) -> bool {
@@ -86,6 +91,11 @@ impl ReceiveQueue {
     /// A message came. False once the reader is gone.
     pub(super) fn message(&self, channel: &str, payload: Bytes) -> bool {
         self.put(BusEvent::Message { channel: channel.to_owned(), payload })
+    }
+
+    /// The node delivers this to itself. False once the reader is gone.
+    pub(super) fn own(&self, own: Received) -> bool {
+        self.put(BusEvent::Own(Box::new(own)))
     }
 
     /// A channel is subscribed.

@@ -28,6 +28,7 @@ pub(super) struct RedisBus {
     verbs: &'static Verbs,
     links: Links,
     desired: Arc<Desired>,
+    received: ReceiveQueue,
 }
 
 /// The commands of one kind of pub/sub.
@@ -56,10 +57,10 @@ impl RedisBus {
         let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
         let desired = Arc::new(Desired::default());
         let subscriptions = Subscriptions::of(desired.clone());
-        let subscriber = Subscriber { servers: servers.clone(), verbs, subscriptions, received };
+        let subscriber = Subscriber { servers: servers.clone(), verbs, subscriptions, received: received.clone() };
         tokio::spawn(subscriber.run());
         let links = Links::new(servers.clone());
-        Ok((Self { servers, verbs, links, desired }, events))
+        Ok((Self { servers, verbs, links, desired, received }, events))
     }
 
     pub(super) async fn publish(&self, messages: &[(String, Bytes)]) -> Result<(), BusError> {
@@ -96,6 +97,10 @@ impl RedisBus {
 
     pub(super) fn subscribe(&self, channel: &str) {
         self.desired.subscribe(channel);
+    }
+
+    pub(super) fn receive_queue(&self) -> &ReceiveQueue {
+        &self.received
     }
 
     pub(super) fn outage(&self) -> Option<OutageReport> {

@@ -1,4 +1,5 @@
-//! The subscriber: feeds the sequencer from the bus, the store and the clock, and does what it says.
+//! The subscriber: feeds the sequencer from this node's own appends, the bus, the store and the clock, and does what it
+//! says.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::frame::{Delivery, ServerEvent};
 use super::hub::{Hub, HubGuard};
 use super::presence::{Presence, RemoteChange};
 use super::sequencer::{Moment, Output, Sequencer, SequencerLimits};
-use crate::bus::message::{Message, MessageWriter, Notice, Received, Unreadable};
+use crate::bus::message::{Message, MessageWriter, Notice, Received, Unreadable, node_channel};
 use crate::bus::{BusEvent, BusEvents};
 use crate::event::{Applied, Audience, Checkpoint, Epoch};
 use crate::failpoint::is_armed;
@@ -64,6 +65,8 @@ pub struct Feed {
 
 struct Subscriber {
     feed: Arc<Feed>,
+    /// The one on which this node's heartbeats come back.
+    own_channel: String,
     /// `None` until the log was seen.
     at: Option<(Epoch, Sequencer)>,
     is_bus_down: bool,
@@ -80,6 +83,7 @@ struct Subscriber {
 /// Runs until the bus is closed, or something breaks that should not.
 pub async fn run(feed: Feed, mut bus: BusEvents) {
     let mut subscriber = Subscriber {
+        own_channel: node_channel(feed.writer.sender()),
         feed: Arc::new(feed),
         at: None,
         is_bus_down: true,
@@ -130,6 +134,10 @@ impl Subscriber {
 
     fn received(&mut self, event: BusEvent) {
         match event {
+            BusEvent::Own(own) => self.message(*own),
+            // What this node sent to all has come to it without the bus.
+            BusEvent::Message { channel, payload }
+                if channel != self.own_channel && Received::is_from(self.feed.writer.sender(), &payload) => {}
             BusEvent::Message { payload, .. } => match Received::decode(&payload) {
                 Ok(received) => self.message(received),
                 Err(why) => self.unreadable(why),

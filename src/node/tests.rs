@@ -3,7 +3,7 @@ use crate::account::{Credential, Role};
 use crate::delivery::hub::Subscription;
 use crate::delivery::stream::StreamRequest;
 use crate::event::Selector;
-use crate::event::{Audience, Expiry, NewEvent, Priority};
+use crate::event::{Audience, Draft, Expiry, NewEvent, Priority, Recipients};
 use crate::store::{Reader, StoreLimits};
 use crate::ttl::TtlLimits;
 use sqlx::Connection as _;
@@ -23,16 +23,21 @@ struct World {
 
 impl World {
     async fn new(limits: NodeLimits) -> Self {
+        let world = Self::with_bus("memory:", limits).await;
+        world.until("the node is ready", |node| node.services.readiness.unready().is_empty()).await;
+        world
+    }
+
+    /// Its node may not be ready yet.
+    async fn with_bus(bus_url: &str, limits: NodeLimits) -> Self {
         let folder = TempDir::new().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.sqlite").display());
         let store = Store::open(&url, &StoreLimits::default()).await.unwrap();
         store.migrate().await.unwrap();
         let ttl = Ttl::open("memory:", &TtlLimits::default()).unwrap();
         let rules = TopicRules::new(Vec::new());
-        let node = Node::start(store, "memory:", ttl, rules, limits).unwrap();
-        let world = Self { node, url, _folder: folder };
-        world.until("the node is ready", |node| node.services.readiness.unready().is_empty()).await;
-        world
+        let node = Node::start(store, bus_url, ttl, rules, limits).unwrap();
+        Self { node, url, _folder: folder }
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Node) -> bool) {
@@ -69,6 +74,29 @@ async fn a_damaged_log_makes_the_node_unready_until_it_is_mended() {
     world.until("the damage is noticed", |node| !node.services.readiness.unready().is_empty()).await;
     world.execute("update log_state set floor = 0").await;
     world.until("the node is ready again", |node| node.services.readiness.unready().is_empty()).await;
+}
+
+/// Nothing listens at that address, and the head is read only once.
+#[tokio::test]
+async fn what_a_node_commits_it_delivers_without_the_bus() {
+    let never = Duration::from_secs(3_600);
+    let limits = NodeLimits { poll_every: never, poll_degraded: never, ..NodeLimits::default() };
+    let world = World::with_bus("redis://127.0.0.1:1", limits).await;
+    let applied = |node: &Node| node.hub.applied_cell().get();
+    world.until("the node has seen the log", |node| applied(node).is_some()).await;
+    let draft = Draft {
+        event_type: "test".parse().unwrap(),
+        priority: Priority::Normal,
+        to: Recipients::Topic("a".into()),
+        data: "1".into(),
+        expiry: Expiry::Never,
+        keep_after_read: None,
+    };
+    for _ in 0..3 {
+        let published = world.node.services.publisher.publish(1, vec![draft.clone()], None).await.unwrap();
+        let position = published[0].position;
+        world.until("it is delivered", |node| applied(node).unwrap().at.position == position).await;
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The announcer: one task of a node sends what was committed to all nodes, and gives expiring events their keys.
+//! What follows a commit. This node learns of it at once, without the bus; the announcer, a task, sends it to the others
+//! and gives expiring events their keys.
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -11,28 +12,42 @@ use crate::event::{Checkpoint, Epoch, Event, Millis};
 use crate::failpoint;
 use crate::ttl::Ttl;
 
-/// One append, committed.
+/// What others are to learn of one append.
 pub(super) struct Committed {
     epoch: Epoch,
     previous: Checkpoint,
+    /// Empty if there is nobody else on the bus.
     events: Vec<Event>,
+    /// Of the events that expire: until when each key lives.
+    keys: Vec<(String, Vec<u8>, Millis)>,
     /// Its share of what may wait.
     _budget: OwnedSemaphorePermit,
 }
 
-/// The bounded way from the writer to the announcer.
+/// The ways from the writer to this node's own sequencer, and, bounded, to the announcer.
 pub(super) struct Announcements {
+    pub bus: Bus,
+    pub messages: MessageWriter,
     pub queue: mpsc::Sender<Committed>,
     pub budget: ByteBudget,
 }
 
 impl Announcements {
-    /// Has an append to the history `epoch`, of which `previous` was the head, announced, unless too much waits already. Nothing is lost then: the next announcement
-    /// shows the gap, and every node compares its position with the log's head.
+    /// Delivers an append to the history `epoch`, of which `previous` was the head, to this node, and has it announced to
+    /// the others, unless too much waits already. Nothing is lost then: the next announcement shows the gap, and every
+    /// node compares its position with the log's head.
     pub(super) fn offer(&self, epoch: Epoch, previous: Checkpoint, events: Vec<Event>) {
-        let bytes = events.iter().map(|event| size(&event.data, &event.audience)).sum();
+        let key = |event: &Event| Some((live_key(&epoch, event)?, Vec::new(), event.expires_at?));
+        let keys: Vec<_> = events.iter().filter_map(key).collect();
+        let for_others = if self.bus.may_have_others() { events.clone() } else { Vec::new() };
+        self.bus.deliver_here(self.messages.own_append(&epoch, previous, events));
+        if for_others.is_empty() && keys.is_empty() {
+            return;
+        }
+        let bytes = for_others.iter().map(|event| size(&event.data, &event.audience)).sum();
         let offered = self.budget.take(bytes).is_some_and(|budget| {
-            self.queue.try_send(Committed { epoch, previous, events, _budget: budget }).is_ok()
+            let committed = Committed { epoch, previous, events: for_others, keys, _budget: budget };
+            self.queue.try_send(committed).is_ok()
         });
         if !offered {
             metrics::counter!("carillon_announcements_skipped_total").increment(1);
@@ -40,21 +55,21 @@ impl Announcements {
     }
 }
 
-/// Announces each append on the bus, in order, and gives expiring events their keys.
+/// Announces each append to the other nodes, in order, and gives expiring events their keys.
 pub(super) async fn announce(
     bus: Bus,
     writer: MessageWriter,
     ttl: Ttl,
     mut committed: mpsc::Receiver<Committed>,
 ) {
-    while let Some(Committed { epoch, previous, events, _budget }) = committed.recv().await {
+    while let Some(Committed { epoch, previous, events, keys, _budget }) = committed.recv().await {
         failpoint::die("announcing");
-        let keys: Vec<(String, Vec<u8>, Millis)> =
-            events.iter().filter_map(|e| Some((live_key(&epoch, e)?, Vec::new(), e.expires_at?))).collect();
-        let messages = writer.after_append(&epoch, previous, events);
-        if let Err(error) = bus.publish(&messages).await {
-            metrics::counter!("carillon_announcements_failed_total").increment(1);
-            tracing::debug!(%error, "an announcement failed");
+        if !events.is_empty() {
+            let messages = writer.after_append(&epoch, previous, events);
+            if let Err(error) = bus.publish(&messages).await {
+                metrics::counter!("carillon_announcements_failed_total").increment(1);
+                tracing::debug!(%error, "an announcement failed");
+            }
         }
         if !keys.is_empty() && ttl.put_until(&keys).await.is_err() {
             metrics::counter!("carillon_live_keys_failed_total").increment(keys.len() as u64);

@@ -1,5 +1,5 @@
-//! Publishing: drafts become events, one writer task per node commits them in batches, an announcer sends them
-//! on the bus.
+//! Publishing: drafts become events, one writer task per node commits them in batches and hands them to its own node's
+//! sequencer, an announcer sends them to the others on the bus.
 //!
 //! While one append is in flight the next batch gathers; an idle writer sends at once. The publisher is answered
 //! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
@@ -161,7 +161,8 @@ impl Publisher {
         let (requests, inbox) = mpsc::channel(limits.queue);
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let budget = ByteBudget::new(limits.announcement_bytes);
-        let announcements = Announcements { queue: announcements, budget };
+        let announcements =
+            Announcements { bus: bus.clone(), messages: messages.clone(), queue: announcements, budget };
         let published = Arc::new(AtomicU64::new(0));
         let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
         tasks.spawn(writer::write(log, inbox, announcements, limits.clone()));

@@ -79,7 +79,10 @@ async fn what_waits_for_the_writer_is_bounded_in_bytes() {
 #[tokio::test]
 async fn what_waits_to_be_announced_is_bounded_in_bytes() {
     let (queue, mut committed) = mpsc::channel(100);
-    let announcements = Announcements { queue, budget: ByteBudget::new(100_000) };
+    let (bus, _events) = Bus::open("memory:bounded", &BusLimits::default()).unwrap();
+    let _other = Bus::open("memory:bounded", &BusLimits::default()).unwrap();
+    let messages = MessageWriter::new("n1", tokio::sync::watch::channel(None).1);
+    let announcements = Announcements { bus, messages, queue, budget: ByteBudget::new(100_000) };
     let event = |position| Event {
         position,
         id: Uuid::now_v7(),

@@ -45,6 +45,8 @@ pub struct Plan {
     pub bus: Option<String>,
     /// How many publishers.
     pub publishers: usize,
+    /// How many nodes, from the first, hear of events only from others: nobody publishes there.
+    pub nodes_without_publishers: usize,
     /// What they publish.
     pub mix: Mix,
     /// What the checker holds the run to.
@@ -64,6 +66,7 @@ impl Plan {
             program: None,
             bus: None,
             publishers: 3,
+            nodes_without_publishers: 0,
             mix: Mix {
                 audiences: vec![
                     Audience::Everyone,
@@ -176,9 +179,10 @@ impl Run {
         self.load = Some(Load::start(publishers, &self.plan.mix, self.seed));
     }
 
-    /// A publisher that begins with the node of its own number.
+    /// A publisher that begins with the node of its own number, of those where anybody publishes.
     pub fn publisher(&self, number: usize) -> Publisher {
-        Publisher::new(number, &self.world.people.publisher, self.world.addresses(0), &self.ledger)
+        let addresses = self.world.addresses(0).split_off(self.plan.nodes_without_publishers);
+        Publisher::new(number, &self.world.people.publisher, addresses, &self.ledger)
     }
 
     /// One more listener, which begins on this node and has begun when this returns. `wants` picks who it is and

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use carillon::bus::message::{Message, Received};
 use carillon::bus::{Bus, BusEvent, BusEvents, BusLimits};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -46,7 +47,16 @@ impl Member {
             match self.next().await {
                 BusEvent::Message { channel, payload } => return (channel, payload),
                 BusEvent::Gap => panic!("messages may have been lost"),
-                BusEvent::Subscribed(_) | BusEvent::Restored => {}
+                BusEvent::Own(_) | BusEvent::Subscribed(_) | BusEvent::Restored => {}
+            }
+        }
+    }
+
+    /// The next thing it delivered to itself.
+    pub async fn own(&mut self) -> Message {
+        loop {
+            if let BusEvent::Own(own) = self.next().await {
+                return own.message;
             }
         }
     }
@@ -74,6 +84,11 @@ impl Member {
         self.publish(&[(channel, b"own")]).await;
         while self.message().await.1 != "own" {}
     }
+}
+
+/// Something that a node delivers to itself, by its number.
+pub fn own(number: u64) -> Received {
+    Received { sender: "n1".into(), epoch: None, message: Message::Heartbeat(number) }
 }
 
 /// A name nobody else uses: the Redis is shared.

@@ -15,7 +15,7 @@ pub const MAX_COPIES: usize = 8;
 pub const MAX_NAMED: usize = 1 << 20;
 
 /// What an event has around its data in a message, in bytes, about.
-const AROUND_DATA: usize = 256;
+pub(super) const AROUND_DATA: usize = 256;
 /// What a user's number or a topic's quotes take in an announcement, in bytes, about.
 const AROUND_TARGET: usize = 12;
 
@@ -85,7 +85,7 @@ fn empty(previous: Checkpoint) -> Announcement {
 }
 
 /// What an audience takes in an announcement, in bytes, about.
-fn named_size(audience: &Audience) -> usize {
+pub(super) fn named_size(audience: &Audience) -> usize {
     let topics: usize = audience.topics().iter().map(|topic| topic.as_str().len()).sum();
     audience.targets() * AROUND_TARGET + topics
 }

@@ -175,6 +175,19 @@ pub(super) fn encode(sender: &str, epoch: Option<&Epoch>, message: &Message) -> 
     out.into()
 }
 
+/// Whether [`encode`] wrote these bytes for `sender`, by how it begins a header.
+pub(super) fn is_from(sender: &str, bytes: &[u8]) -> bool {
+    let begins = || {
+        let rest = bytes.strip_prefix(b"2 {")?;
+        let rest = match rest.strip_prefix(b"\"epoch\":\"") {
+            Some(epoch) => split_once(epoch, b'"')?.1.strip_prefix(b",")?,
+            None => rest,
+        };
+        rest.strip_prefix(b"\"sender\":\"")?.strip_prefix(sender.as_bytes())?.strip_prefix(b"\"")
+    };
+    begins().is_some()
+}
+
 /// What follows the version.
 pub(super) fn decode(bytes: &[u8]) -> Option<Received> {
     let (header, mut rest) = split_once(bytes, b'\n')?;

@@ -40,6 +40,7 @@ use crate::event::{
     Audience, Checkpoint, Epoch, Event, EventType, Millis, Position, Priority, Topic, UserId,
 };
 
+use append::{AROUND_DATA, named_size};
 pub use append::{MAX_CARRIED, MAX_COPIED, MAX_COPIES, MAX_NAMED};
 
 /// The channel every node listens to. Behind the bus's namespace, as all of them.
@@ -82,6 +83,27 @@ impl Received {
         match version.ok_or(Unreadable::Malformed)? {
             current::VERSION => current::decode(rest).ok_or(Unreadable::Malformed),
             version => Err(Unreadable::Version(version)),
+        }
+    }
+}
+
+impl Received {
+    /// Whether the node called `sender` wrote these bytes: it knows its own by how they begin. Version 1 does not say.
+    pub fn is_from(sender: &str, bytes: &[u8]) -> bool {
+        current::is_from(sender, bytes)
+    }
+
+    /// What it takes in memory, about.
+    pub fn size(&self) -> usize {
+        let around = size_of::<Self>();
+        match &self.message {
+            Message::Announcement(announcement) => {
+                let carried = announcement.carried.iter();
+                let carried: usize = carried.map(|e| e.data.len() + AROUND_DATA + named_size(&e.audience)).sum();
+                around + carried
+            }
+            Message::Copy(copy) => around + copy.data.len(),
+            Message::Notice(_) | Message::Heartbeat(_) => around,
         }
     }
 }
@@ -287,7 +309,31 @@ impl MessageWriter {
         Some(current::encode(&self.sender, epoch.as_ref(), message))
     }
 
-    /// Everything to be sent after an append of `events` (rising, not empty) to the history `epoch`, of which `previous`
+    /// What the node delivers to itself after an append of `events`: an announcement that carries all of them.
+    pub fn own_append(&self, epoch: &Epoch, previous: impl Into<Checkpoint>, events: Vec<Event>) -> Received {
+        let previous = previous.into();
+        let last = events.last().map_or(previous, |last| Checkpoint::new(last.position, last.id));
+        let announcement = Announcement {
+            previous: previous.position,
+            previous_id: previous.id,
+            last: last.position,
+            last_id: last.id,
+            elsewhere: Vec::new(),
+            carried: events,
+        };
+        self.own(Some(epoch.clone()), Message::Announcement(announcement))
+    }
+
+    /// The same of a notice.
+    pub fn own_notice(&self, notice: Notice) -> Received {
+        self.own(self.epoch.borrow().clone(), Message::Notice(notice))
+    }
+
+    fn own(&self, epoch: Option<Epoch>, message: Message) -> Received {
+        Received { sender: (*self.sender).to_owned(), epoch, message }
+    }
+
+    /// Everything to be sent to other nodes after an append of `events` (rising, not empty) to the history `epoch`, of which `previous`
     /// was the head, in order: copies on their channels, then announcements.
     pub fn after_append(
         &self,

@@ -101,6 +101,43 @@ fn what_a_newer_program_sends_is_distinguished_from_broken_bytes() {
 }
 
 #[test]
+fn a_node_knows_its_own_messages_by_how_they_begin() {
+    let notice = || Message::Notice(Notice::ReadUpToTakenBack { user: 1 });
+    let mut all: Vec<Bytes> = vec![writer(2).encode(&notice()).unwrap()];
+    let (of, epoch_unknown) = ("n1", watch::channel(None).1);
+    let without_epoch = MessageWriter::new(of, epoch_unknown);
+    without_epoch.set_forms(2);
+    all.extend([notice(), Message::Heartbeat(7)].iter().map(|m| without_epoch.encode(m).unwrap()));
+    let events = vec![event(3, Audience::users(vec![7])), event(4, Audience::Everyone)];
+    all.extend(after_append(2, events).into_iter().map(|(_, bytes)| bytes));
+    assert_eq!(all.len(), 5);
+    for bytes in all {
+        assert!(Received::is_from("n1", &bytes), "{bytes:?}");
+        for other in ["n", "n11", "n2", ""] {
+            assert!(!Received::is_from(other, &bytes), "{bytes:?} is not from {other}");
+        }
+        assert!(!Received::is_from("n1", &bytes[..15]), "what is cut off");
+    }
+    // What a publisher writes is no name of a node.
+    let data = "{\"sender\":\"n2\"}".into();
+    let messages = after_append(2, vec![Event { data, ..event(3, Audience::Everyone) }]);
+    assert!(!Received::is_from("n2", &messages[0].1));
+    assert!(!Received::is_from("n1", &writer(1).encode(&notice()).unwrap()), "version 1 does not say");
+}
+
+#[test]
+fn what_a_node_delivers_to_itself_carries_every_event() {
+    let all = vec![event(3, Audience::users(vec![7])), event(5, Audience::Everyone)];
+    let before = Checkpoint::new(2, Uuid::now_v7());
+    let own = writer(1).own_append(&epoch(), before, all.clone());
+    assert_eq!((&*own.sender, own.epoch.clone()), ("n1", Some(epoch())));
+    assert!(own.size() > all.iter().map(|event| event.data.len()).sum::<usize>());
+    let Message::Announcement(announcement) = own.message else { panic!() };
+    assert_eq!((announcement.previous(), announcement.last()), (before, Checkpoint::new(5, all[1].id)));
+    assert_eq!((announcement.carried, announcement.elsewhere), (all, vec![]));
+}
+
+#[test]
 fn bytes_of_the_bus_can_neither_end_a_frame_nor_break_a_topic() {
     let bytes = after_append(0, vec![event(1, Audience::topic(topic("a")))]);
     let text = |index: usize| String::from_utf8(bytes[index].1.to_vec()).unwrap();

@@ -210,6 +210,9 @@ impl Keeper {
 
     /// Notifies other nodes of who came and who left.
     async fn send(&self, own: &HashMap<Topic, Own>) {
+        if !self.presence.bus.may_have_others() {
+            return;
+        }
         let messages: Vec<_> = own.iter().flat_map(|(topic, own)| self.notices(topic, own)).collect();
         if !messages.is_empty()
             && let Err(error) = self.presence.bus.publish(&messages).await

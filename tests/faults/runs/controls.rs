@@ -26,11 +26,13 @@ async fn the_logs_lock() {
     }
 }
 
-/// The bus brings one node nothing at all; only the look at the log's head shows that there is something.
+/// The bus brings one node nothing at all, and nobody publishes there; only the look at the log's head shows that there is
+/// something.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_look_at_the_head() {
     for is_on in [true, false] {
-        let plan = control("control-reconcile");
+        let mut plan = control("control-reconcile");
+        plan.nodes_without_publishers = 1;
         let world = armed(&plan, "reconcile_off", is_on).await;
         let mut run = Run::over(world, plan);
         run.listen_everywhere().await;
