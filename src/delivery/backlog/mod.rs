@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::frame::Delivery;
-use crate::event::{Checkpoint, Cursor, Epoch};
+use crate::event::{Checkpoint, Cursor, Epoch, Position};
 use crate::store::{Reader, Store, StoreError};
 
 /// Bounds on reads.
@@ -79,6 +79,8 @@ pub struct Page {
     pub events: Vec<Arc<Delivery>>,
     /// It is complete up to here.
     pub end: Checkpoint,
+    /// Of what is urgent it is complete up to here.
+    pub urgent_end: Position,
     /// How many events to look at for the next one.
     pub next_limit: u32,
 }

@@ -40,6 +40,7 @@ impl Reads {
             true => u32::try_from(page.events.len()).unwrap_or(u32::MAX),
             false => limit.saturating_mul(2).min(self.limits.replay_events),
         };
+        let mut urgent_end = page.end;
         let room = Cursor::MAX_OVERTAKEN.saturating_sub(cursor.overtaken.len());
         if page.end < up_to && room > 0 {
             let mut urgent = reader.clone();
@@ -49,13 +50,18 @@ impl Reads {
             let most = self.limits.replay_events;
             let mut ahead = self.store.read_for_reader(page.end, up_to, &urgent, most).await?;
             ahead.events.retain(is_new);
-            ahead.events.truncate(room);
+            if let Some(more) = ahead.events.get(room) {
+                ahead.end = more.position - 1;
+                ahead.events.truncate(room);
+            }
             self.bound(&mut ahead);
+            urgent_end = ahead.end;
             page.events.append(&mut ahead.events);
         }
         let end = page.end();
         let delivery = |event| Arc::new(Delivery::new(&cursor.epoch, event));
-        Ok(Found::Page(Page { events: page.events.into_iter().map(delivery).collect(), end, next_limit }))
+        let events = page.events.into_iter().map(delivery).collect();
+        Ok(Found::Page(Page { events, end, urgent_end, next_limit }))
     }
 
     /// Whether the event still stands in the log that the cursor names last. Nothing at or below the floor does.

@@ -81,7 +81,8 @@ impl Session {
         loop {
             let (is_live, room) = (self.is_live(), self.sent.room());
             let backlog = self.backlog.as_mut()?;
-            let leave = Leave { known, may_overtake: room > 0 && (backlog.is_behind || !is_live) };
+            let may_overtake = room > 0 && (backlog.is_behind || !is_live);
+            let leave = Leave { known, urgent: backlog.urgent_known, may_overtake };
             let event = backlog.events.take_next(leave)?;
             let before = backlog.events.first().filter(|first| *first <= known);
             self.sent.add(event.position(), event.digest(), before, known);
@@ -123,7 +124,8 @@ impl Session {
     fn catch_up(&mut self, cx: &Context) {
         self.from = cx.applied.position;
         if let Some(backlog) = &mut self.backlog {
-            backlog.is_lagging = false;
+            // What was forgotten of it is read now.
+            (backlog.is_lagging, backlog.urgent_gone) = (false, None);
         }
         self.replay_to(cx.applied);
         self.send_heartbeat(cx);
@@ -182,7 +184,7 @@ impl Session {
         backlog.is_reading = false;
         match (answer, &self.phase) {
             (Ok(Found::History(history)), Phase::Recalling(..)) => self.recalled(history, cx),
-            (Ok(Found::Page(page)), Phase::Replaying(_)) => self.replayed(page),
+            (Ok(Found::Page(page)), Phase::Replaying(up_to)) => self.replayed(page, *up_to),
             (Ok(Found::Lost(reason)), Phase::Replaying(up_to)) => self.lost(reason, *up_to, cx),
             (Err(error), Phase::Recalling(..) | Phase::Replaying(_)) => {
                 metrics::counter!("carillon_replay_failures_total").increment(1);
@@ -206,8 +208,13 @@ impl Session {
         self.send_heartbeat(cx);
     }
 
-    fn replayed(&mut self, page: Page) {
+    fn replayed(&mut self, page: Page, up_to: Checkpoint) {
         let backlog = self.backlog.get_or_insert_default();
+        backlog.urgent_known = match page.urgent_end >= up_to.position {
+            // What came since waits, as far as nothing was forgotten.
+            true => backlog.urgent_gone.map_or(Position::MAX, |gone| gone - 1),
+            false => page.urgent_end,
+        };
         backlog.page = Some(page.next_limit);
         for event in page.events {
             // It may have been sent ahead while the page was read.

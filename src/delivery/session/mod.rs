@@ -71,6 +71,11 @@ struct Backlog {
     notice_bytes: usize,
     /// Everything up to here was sent or waits. Not for a live stream, for which that is all that was applied.
     known: Checkpoint,
+    /// Of what is urgent everything up to here was sent or waits, so that it may leave before what is not known: never
+    /// before another one of its own priority.
+    urgent_known: Position,
+    /// The first urgent event that came live and was forgotten.
+    urgent_gone: Option<Position>,
     /// How many events the next page looks at; `None`: as many as it may.
     page: Option<u32>,
     /// Too much waited and was forgotten.
@@ -255,9 +260,12 @@ impl Session {
         let room = self.sent.room();
         let backlog = self.backlog.get_or_insert_default();
         if backlog.is_lagging {
-            // What is urgent leaves ahead of all that is yet to be read.
-            if fields.priority >= URGENT && backlog.events.urgent() < room {
-                backlog.events.add(event.clone());
+            if fields.priority >= URGENT && backlog.urgent_gone.is_none() {
+                if backlog.events.urgent() < room {
+                    backlog.events.add(event.clone());
+                } else {
+                    backlog.forgot_urgent(fields.position);
+                }
             }
         } else if backlog.has_room(size, &cx.limits) {
             backlog.events.add(event.clone());
@@ -287,14 +295,19 @@ impl Session {
     fn lag(&mut self, last: Option<&Arc<Delivery>>) {
         metrics::counter!("carillon_listener_lags_total").increment(1);
         self.has_lost_presence |= std::mem::take(&mut self.knows_presence);
-        let (room, here) = (self.sent.room(), self.sent.position().into());
+        let (room, here, is_live) = (self.sent.room(), self.sent.position().into(), self.is_live());
         let backlog = self.backlog();
         backlog.is_lagging = true;
         backlog.known = here;
+        if is_live {
+            backlog.urgent_known = Position::MAX;
+        }
         if let Some(last) = last {
             backlog.events.add(last.clone());
         }
-        backlog.events.keep_urgent(room);
+        if let Some(gone) = backlog.events.keep_urgent(room) {
+            backlog.forgot_urgent(gone);
+        }
         (backlog.notices, backlog.notice_bytes) = (VecDeque::new(), 0);
     }
 
@@ -390,6 +403,12 @@ impl Session {
 }
 
 impl Backlog {
+    /// An urgent event is not there any more: none behind it may leave before it was read.
+    fn forgot_urgent(&mut self, position: Position) {
+        self.urgent_gone = self.urgent_gone.or(Some(position));
+        self.urgent_known = self.urgent_known.min(position - 1);
+    }
+
     fn has_room(&self, size: usize, limits: &SessionLimits) -> bool {
         let (count, bytes) =
             (self.events.len() + self.notices.len(), self.events.bytes() + self.notice_bytes);

@@ -41,6 +41,8 @@ struct World {
     cx: Context,
     reading: Option<(Want, bool)>,
     sent: Vec<Position>,
+    /// The last position of each priority.
+    last: [Position; 4],
 }
 
 const PAGE: u32 = 5;
@@ -82,7 +84,7 @@ impl World {
         let wish = Wish { resume: cursor.map(Ok), ..Wish::default() };
         let fence = Fence { epoch, floor: 0, at: here, missed_nothing: false };
         let session = Session::new(subscription, wish, fence, &cx);
-        Self { log, applied, session, cx, reading: None, sent: Vec::new() }
+        Self { log, applied, session, cx, reading: None, sent: Vec::new(), last: [0; 4] }
     }
 
     fn step(&mut self, step: &Step) {
@@ -113,8 +115,12 @@ impl World {
         if let Some((_, rest)) = text.split_once("\"position\":")
             && leaving.is_event
         {
-            let digits = rest.split(',').next().unwrap();
-            self.sent.push(digits.parse().unwrap());
+            let position: Position = rest.split(',').next().unwrap().parse().unwrap();
+            self.sent.push(position);
+            let event = self.log.iter().find(|event| event.position() == position).unwrap();
+            let last = &mut self.last[event.event().priority as usize];
+            assert!(*last < position, "{position} after {last}, of the same priority");
+            *last = position;
         }
         if let Some((_, id)) = text.split_once("\nid: ") {
             self.check(&id.trim_end().parse().unwrap(), text);
@@ -152,13 +158,17 @@ impl World {
         let end = if count < all.len() { all[count - 1].checkpoint() } else { up_to };
         let (page, rest) = all.split_at(count);
         let room = Cursor::MAX_OVERTAKEN - cursor.overtaken.len();
-        let urgent = rest
-            .iter()
-            .filter(|event| event.event().priority >= URGENT && !cursor.has_seen(event.position()));
-        let mut events: Vec<_> =
-            page.iter().filter(|event| !cursor.has_seen(event.position())).cloned().collect();
-        events.extend(urgent.take(room).cloned());
-        Found::Page(Page { events, end, next_limit: PAGE })
+        let is_new = |event: &&Arc<Delivery>| !cursor.has_seen(event.position());
+        let urgent = |event: &&Arc<Delivery>| event.event().priority >= URGENT;
+        let ahead: Vec<_> = rest.iter().filter(urgent).filter(is_new).cloned().collect();
+        let urgent_end = match ahead.get(room) {
+            _ if room == 0 => end.position,
+            Some(more) => more.position() - 1,
+            None => up_to.position,
+        };
+        let mut events: Vec<_> = page.iter().filter(is_new).cloned().collect();
+        events.extend(ahead.into_iter().take(room));
+        Found::Page(Page { events, end, urgent_end, next_limit: PAGE })
     }
 
     /// Until nothing more is to be done.

@@ -18,8 +18,10 @@ pub(super) struct Waiting {
 /// Which of them may leave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leave {
-    /// All up to here are known, and any may leave; of those beyond only urgent ones.
+    /// All up to here are known, and any may leave.
     pub known: Position,
+    /// Of what is urgent all up to here are known, and may leave.
+    pub urgent: Position,
     /// Whether one may leave before others that stand before it.
     pub may_overtake: bool,
 }
@@ -81,8 +83,10 @@ impl Waiting {
         if !leave.may_overtake {
             return None;
         }
-        let may_leave =
-            |event: &Delivery| event.position() <= leave.known || event.event().priority >= URGENT;
+        let may_leave = |event: &Delivery| {
+            let is_urgent = event.event().priority >= URGENT;
+            event.position() <= leave.known || (is_urgent && event.position() <= leave.urgent)
+        };
         let candidates = self.events.iter().enumerate().filter(|(_, event)| may_leave(event));
         let best = candidates.min_by_key(|(_, e)| (std::cmp::Reverse(e.event().priority), e.position()));
         let at = best.map(|(at, _)| at)?;
@@ -102,16 +106,14 @@ impl Waiting {
         self.count();
     }
 
-    /// Keeps the first `most` urgent ones, and nothing else.
-    pub(super) fn keep_urgent(&mut self, most: usize) {
-        let mut left = most;
-        self.events.retain(|event| {
-            let stays = left > 0 && event.event().priority >= URGENT;
-            left -= usize::from(stays);
-            stays
-        });
+    /// Keeps the first `most` urgent ones, and nothing else; gives the first urgent one that had to go.
+    pub(super) fn keep_urgent(&mut self, most: usize) -> Option<Position> {
+        self.events.retain(|event| event.event().priority >= URGENT);
+        let gone = self.events.get(most).map(|event| event.position());
+        self.events.truncate(most);
         self.events.shrink_to_fit();
         self.count();
+        gone
     }
 
     fn count(&mut self) {
