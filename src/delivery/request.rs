@@ -33,7 +33,7 @@ pub struct Subscription {
 /// Where a stream comes from.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The address of the connection, or the one that a trusted proxy names.
+    /// The address of the connection: the client, or a proxy.
     pub address: IpAddr,
     /// What the client says it is. Shared by those that say the same.
     pub user_agent: Option<Arc<str>>,

@@ -44,6 +44,7 @@ use cluster::Watchers;
 use examples::Uploads;
 use pages::Pages;
 use problem::Problem;
+use user_agent::UserAgents;
 
 /// Pages run only what we serve ourselves; nothing inline, nothing framed.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -101,6 +102,7 @@ pub struct App {
     settings: Settings,
     watchers: Watchers,
     uploads: Uploads,
+    user_agents: UserAgents,
 }
 
 impl std::ops::Deref for App {
@@ -140,7 +142,7 @@ parts!(
 pub fn router(services: Services, settings: Settings) -> Result<Router, minijinja::Error> {
     let pages = Pages::load(settings.examples)?;
     let (watchers, uploads) = (Watchers::default(), Uploads::default());
-    let app = App { services, pages, settings, watchers, uploads };
+    let app = App { services, pages, settings, watchers, uploads, user_agents: UserAgents::default() };
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))

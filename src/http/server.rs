@@ -3,6 +3,7 @@
 //! somebody else writes leaves from here ([`hand_over`](super::hand_over)).
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,9 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// How long a client may take to send its request's head; and to read the answers before a stream, which begins only then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Ends the connection a request came on.
-#[derive(Debug, Clone)]
-pub struct Connection(pub CancellationToken);
+/// Where the connection of a request comes from: a client, or a proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// Listens at `address`.
 pub fn bind(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
@@ -83,11 +84,11 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimi
             () = ending.stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let (router, ending) = (router.clone(), ending.clone());
                 tokio::spawn(async move {
                     set_options(&stream, limits.ack_timeout);
-                    connection(stream, router, ending, slot).await;
+                    connection(stream, Peer(address.ip()), router, ending, slot).await;
                 });
             }
             Err(error) => {
@@ -112,13 +113,19 @@ fn set_options(stream: &TcpStream, ack_timeout: Duration) {
 }
 
 /// Serves one connection, until it ends or is handed over.
-async fn connection(stream: TcpStream, router: Router, ending: Ending, slot: OwnedSemaphorePermit) {
-    let (ended, exit) = (CancellationToken::new(), Arc::new(Exit::default()));
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    ending: Ending,
+    slot: OwnedSemaphorePermit,
+) {
+    let exit = Arc::new(Exit::default());
     let io = TokioIo::new(WatchedSocket::new(stream, exit.clone()));
     let service = {
-        let (ended, exit, draining) = (ended.clone(), exit.clone(), ending.draining);
+        let (exit, draining) = (exit.clone(), ending.draining);
         service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Connection(ended.clone()));
+            request.extensions_mut().insert(peer);
             answer(router.clone(), request, draining.clone(), exit.clone())
         })
     };
@@ -132,7 +139,6 @@ async fn connection(stream: TcpStream, router: Router, ending: Ending, slot: Own
         tokio::select! {
             // A client that goes away is an everyday thing.
             is_leaving = exit.has_leaving(&mut serving) => if is_leaving { break } else { return },
-            () = ended.cancelled() => return,
             () = ending.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 std::pin::Pin::new(&mut serving).graceful_shutdown();

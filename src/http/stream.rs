@@ -16,9 +16,10 @@ use super::auth::ListenerCaller;
 use super::hand_over::HandOver;
 use super::params::Params;
 use super::problem::Problem;
+use super::server::Peer;
 use crate::delivery::frame::come_back_later;
 use crate::delivery::hub::Refused;
-use crate::delivery::request::{Subscription, Wish};
+use crate::delivery::request::{Origin, Subscription, Wish};
 use crate::delivery::stream::Opening;
 use crate::event::{Cursor, Invalid};
 use crate::identity::Identity;
@@ -68,7 +69,8 @@ pub async fn open(State(app): State<App>, mut parts: Parts) -> Result<Response, 
         }
         Err(problem) => return Err(problem),
     };
-    let subscription = subscription(&params, identity, &app.rules)?;
+    let origin = origin(&app, &parts);
+    let subscription = subscription(&params, identity, &app.rules, origin)?;
     let wish = Wish {
         resume: resume(&parts.headers, &params)?,
         history: history(&params, &subscription)?,
@@ -95,7 +97,12 @@ pub async fn open(State(app): State<App>, mut parts: Parts) -> Result<Response, 
 }
 
 /// Who listens, and to what.
-fn subscription(params: &Params, identity: Identity, rules: &TopicRules) -> Result<Subscription, Problem> {
+fn subscription(
+    params: &Params,
+    identity: Identity,
+    rules: &TopicRules,
+    origin: Option<Origin>,
+) -> Result<Subscription, Problem> {
     let seconds = params.within("heartbeat", KEEP_ALIVE_SECONDS)?;
     let subscription = Subscription {
         connection: Uuid::now_v7(),
@@ -104,12 +111,23 @@ fn subscription(params: &Params, identity: Identity, rules: &TopicRules) -> Resu
         wants_presence: params.flag("presence")?,
         keep_alive_every: seconds.map(|seconds| Duration::from_secs(seconds.into())),
         credential: identity.credential,
-        origin: None,
+        origin,
     };
     if subscription.wants_presence && subscription.reader.selector.topics.is_empty() {
         return Err(Invalid::new("presence", "needs a topic").into());
     }
     Ok(subscription)
+}
+
+/// Where the stream comes from. Behind a proxy that is the proxy.
+fn origin(app: &App, parts: &Parts) -> Option<Origin> {
+    let user_agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let Peer(address) = *parts.extensions.get()?;
+    Some(Origin {
+        address,
+        user_agent: user_agent.map(|user_agent| app.user_agents.shared(user_agent)),
+        since: app.status.clock().now(),
+    })
 }
 
 /// How long the client is to wait before it reconnects.

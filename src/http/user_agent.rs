@@ -1,5 +1,35 @@
 //! What a browser is called by people, from what it calls itself.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The most bytes that are kept of what a client calls itself.
+const MAX_KEPT: usize = 256;
+/// How many different ones are shared.
+const MAX_SHARED: usize = 1_000;
+
+/// What the clients of open streams call themselves: those that say the same share it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct UserAgents(Arc<Mutex<HashSet<Arc<str>>>>);
+
+impl UserAgents {
+    /// What a client says, as far as it is kept.
+    pub fn shared(&self, user_agent: &str) -> Arc<str> {
+        let kept = &user_agent[..user_agent.floor_char_boundary(MAX_KEPT)];
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = known.get(kept) {
+            return shared.clone();
+        }
+        let new: Arc<str> = kept.into();
+        if known.len() >= MAX_SHARED {
+            // Begins anew: those that are in use stay so, and are shared again when they come again.
+            known.clear();
+        }
+        known.insert(new.clone());
+        new
+    }
+}
+
 /// Words that identify a browser, the most specific first: most browsers name others as well.
 const BROWSERS: [(&str, &str); 9] = [
     ("Edg", "Edge"),

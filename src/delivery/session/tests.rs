@@ -97,7 +97,11 @@ impl World {
                 }
                 self.applied = end;
             }
-            Step::Leave(count) => (0..*count).for_each(|_| drop(self.leave())),
+            Step::Leave(count) => {
+                for _ in 0..*count {
+                    self.leave();
+                }
+            }
             Step::Read(answers) => self.read(*answers),
             Step::Block => self.session.falls_behind(),
         }
