@@ -17,6 +17,7 @@ mod problem;
 pub mod server;
 mod session;
 mod stream;
+mod unread;
 mod user_agent;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -200,6 +202,7 @@ pub fn router(services: Services, settings: Settings) -> Result<Router, minijinj
             HeaderName::from_static("cache-control"),
             HeaderValue::from_static("no-store"),
         ))
+        .layer(middleware::from_fn(unread::discard_unread))
         .with_state(app))
 }
 

@@ -17,6 +17,7 @@ mod stream;
 #[path = "../support/mod.rs"]
 mod support;
 mod topics;
+mod unread;
 
 macro_rules! suite {
     ($($group:ident::$behaviour:ident),* $(,)?) => {
@@ -41,6 +42,9 @@ suite!(
     publish::what_is_too_large_is_refused,
     publish::only_publishers_publish,
     publish::a_batch_is_all_or_nothing,
+    unread::who_goes_on_sending_gets_the_answer_and_no_reset,
+    unread::a_small_body_that_nobody_wants_does_not_cost_the_connection,
+    unread::who_waits_for_permission_to_send_a_body_gets_only_the_answer,
     stream::a_stream_begins_with_its_cursor,
     stream::filters_hold_live_and_in_a_replay,
     stream::nobody_gets_what_is_not_theirs,
