@@ -175,6 +175,9 @@ pub struct ServeArgs {
     /// The most recipients of one request to publish, and of one append, which holds up all nodes
     #[arg(long, env = "CARILLON_MAX_RECIPIENTS", default_value_t = 10_000, value_parser = at_least::<usize>(MAX_RECIPIENTS))]
     pub max_recipients: usize,
+    /// Milliseconds for which an append waits for company at most, when the last has just ended; 0: never
+    #[arg(long, env = "CARILLON_APPEND_WAIT_MS", default_value_t = 3, value_parser = RangedU64ValueParser::<u64>::new().range(0..=1_000))]
+    pub append_wait_ms: u64,
     /// The most connections at once; more wait to be accepted
     #[arg(long, env = "CARILLON_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = at_least::<usize>(1))]
     pub max_connections: usize,
@@ -247,6 +250,7 @@ impl ServeArgs {
     pub fn node_limits(&self) -> NodeLimits {
         let mut limits = NodeLimits::default();
         limits.publish.recipients = self.max_recipients;
+        limits.publish.append_wait = Duration::from_millis(self.append_wait_ms);
         limits.retention.keep_expired = self.keep_expired;
         limits.hub.queue_events = self.queue_events;
         limits.hub.queue_bytes = self.queue_bytes;

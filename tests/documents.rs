@@ -139,6 +139,16 @@ fn every_metric_is_in_operations() {
     assert_named("docs/operations.md", metrics(), 20);
 }
 
+/// Without bounds of its own a histogram is served as a summary, which cannot be added up over nodes.
+#[test]
+fn every_histogram_has_buckets() {
+    let histograms = quoted_after(&source(), "histogram!(\"");
+    let serve = read("src/cli/serve.rs");
+    let table = serve.split("const HISTOGRAMS").nth(1).unwrap().split(';').nth(1).unwrap().to_owned();
+    let missing: Vec<_> = histograms.iter().filter(|name| !table.contains(&format!("\"{name}\""))).collect();
+    assert!(!histograms.is_empty() && missing.is_empty(), "no buckets for {missing:#?}");
+}
+
 #[test]
 fn every_route_is_in_the_api() {
     let mut routes = BTreeSet::new();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -125,13 +125,23 @@ async fn serve(
 const METRICS_CONNECTIONS: ConnectionLimits =
     ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
 
+/// The bounds of each histogram's buckets. One that is not here would be a summary.
+const HISTOGRAMS: [(&str, &[f64]); 1] = [("carillon_append_events", &SIZES)];
+
+/// Events.
+const SIZES: [f64; 10] = [1., 2., 4., 8., 16., 32., 64., 128., 256., 512.];
+
 /// How often a metrics address that is taken is tried again.
 const METRICS_RETRY: Duration = Duration::from_secs(10);
 
 /// The metrics listener, on its own address. One that is taken costs the metrics until it is free, never the node: many
 /// programs have a port for Prometheus.
 fn metrics(address: SocketAddr, ending: Ending) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let recorder = PrometheusBuilder::new().install_recorder()?;
+    let mut builder = PrometheusBuilder::new();
+    for (name, bounds) in HISTOGRAMS {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)?;
+    }
+    let recorder = builder.install_recorder()?;
     let router = health::metrics_router(recorder.clone());
     let upkeep = async move {
         loop {

@@ -1,11 +1,12 @@
 //! Publishing: drafts become events, one writer task per node commits them in batches and hands them to its own node's
 //! sequencer, an announcer sends them to the others on the bus.
 //!
-//! While one append is in flight the next batch gathers; an idle writer sends at once. The publisher is answered
+//! While one append is in flight the next batch gathers, and for about as long again; an idle writer sends at once. The publisher is answered
 //! as soon as the commit is known; what the bus does after that only changes how fast the event arrives.
 
 mod announcer;
 mod byte_budget;
+mod gather;
 mod live_key;
 pub mod retention;
 mod take_back;
@@ -31,9 +32,10 @@ use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
 use byte_budget::ByteBudget;
+use gather::{Gatherer, Request};
 pub use live_key::LiveKey;
 pub use take_back::take_back;
-use writer::{Log, Request};
+use writer::Log;
 
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_LEN: usize = 128;
@@ -45,6 +47,8 @@ pub struct PublishLimits {
     pub batch: usize,
     /// The most events in one append; a larger request still goes whole.
     pub append: usize,
+    /// How long the writer waits for company at most, after an append that ended a moment ago; zero: never.
+    pub append_wait: Duration,
     /// The most recipients (users and topics) of one request, and of all requests in one append: they are written under
     /// the log's lock. At least [`crate::event::draft::MAX_RECIPIENTS`], so that every event fits.
     pub recipients: usize,
@@ -63,6 +67,7 @@ impl Default for PublishLimits {
         Self {
             batch: 1_000,
             append: 500,
+            append_wait: Duration::from_millis(3),
             recipients: 10_000,
             queue: 4_096,
             queue_bytes: 64 << 20,
@@ -165,7 +170,7 @@ impl Publisher {
             Announcements { bus: bus.clone(), messages: messages.clone(), queue: announcements, budget };
         let published = Arc::new(AtomicU64::new(0));
         let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
-        tasks.spawn(writer::write(log, inbox, announcements, limits.clone()));
+        tasks.spawn(writer::write(log, Gatherer::new(inbox, limits.clone()), announcements));
         tasks.spawn(announcer::announce(bus, messages, ttl, committed));
         let (store, budget) = (store.on(Pool::Authentication), ByteBudget::new(limits.queue_bytes));
         Self { store, requests, budget, published, max_recipients: limits.recipients }

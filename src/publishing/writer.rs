@@ -3,41 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use std::time::Instant;
 
 use super::announcer::Announcements;
-use super::{PublishError, PublishLimits, Published};
+use super::gather::{Gatherer, Request};
+use super::{PublishError, Published};
 use crate::event::{AppliedCell, Checkpoint, Event, NewEvent};
 use crate::failpoint::{self, is_armed};
 use crate::store::{Appended, Store, StoreError, history_lost};
-
-/// Events that are to be appended together, and who waits for them.
-pub(super) struct Request {
-    pub events: Vec<NewEvent>,
-    pub reply: oneshot::Sender<Result<Vec<Published>, PublishError>>,
-    /// Its share of what may wait.
-    pub _budget: OwnedSemaphorePermit,
-}
-
-impl Request {
-    fn size(&self) -> Size {
-        let recipients = self.events.iter().map(|event| event.audience.targets()).sum();
-        Size { events: self.events.len(), recipients }
-    }
-}
-
-/// What an append costs, by which it is bounded.
-struct Size {
-    events: usize,
-    recipients: usize,
-}
-
-impl Size {
-    fn with(&self, other: Self) -> Self {
-        Self { events: self.events + other.events, recipients: self.recipients + other.recipients }
-    }
-}
 
 /// The log, as the writer sees it.
 pub(super) struct Log {
@@ -60,48 +33,29 @@ impl Log {
     }
 }
 
-/// The one writer: takes whatever waits, up to a bound, and appends it.
-pub(super) async fn write(
-    log: Log,
-    mut inbox: mpsc::Receiver<Request>,
-    announcements: Announcements,
-    limits: PublishLimits,
-) {
-    let mut held: Option<Request> = None;
-    loop {
-        let Some(first) = (match held.take() {
-            Some(request) => Some(request),
-            None => inbox.recv().await,
-        }) else {
-            return;
-        };
-        let mut size = first.size();
-        let mut batch = vec![first];
-        while size.events < limits.append && size.recipients < limits.recipients {
-            let Ok(next) = inbox.try_recv() else { break };
-            let both = size.with(next.size());
-            if both.events > limits.append || both.recipients > limits.recipients {
-                held = Some(next);
-                break;
-            }
-            size = both;
-            batch.push(next);
+/// The one writer: appends what is gathered.
+pub(super) async fn write(log: Log, mut requests: Gatherer, announcements: Announcements) {
+    while let Some(batch) = requests.next().await {
+        let (count, began) = (batch.len(), Instant::now());
+        if write_batch(&log, batch, &announcements).await {
+            requests.appended(count, began.elapsed());
         }
-        write_batch(&log, batch, &announcements).await;
     }
 }
 
-async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) {
+/// Appends requests and answers them; whether anything was appended.
+async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announcements) -> bool {
     let mut counts: Vec<usize> = batch.iter().map(|request| request.events.len()).collect();
     let mut events: Vec<NewEvent> =
         batch.iter_mut().flat_map(|request| std::mem::take(&mut request.events)).collect();
     metrics::counter!("carillon_appends_total").increment(1);
+    metrics::histogram!("carillon_append_events").record(events.len() as f64);
     let mut outcome = log.append(&events).await;
     if let Err(StoreError::KeyReused(places)) = &outcome {
         // Others must not fail for it: they are appended without those requests.
         (batch, counts, events) = without(places, batch, counts, events);
         if batch.is_empty() {
-            return;
+            return false;
         }
         outcome = log.append(&events).await;
     }
@@ -113,7 +67,7 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
                 // A publisher that has gone away needs no answer.
                 let _ = request.reply.send(Err(error.clone().into()));
             }
-            return;
+            return false;
         }
     };
     failpoint::die("committed");
@@ -128,6 +82,7 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
     if !new.is_empty() {
         announcements.offer(epoch, previous, new);
     }
+    true
 }
 
 /// Answers the requests whose first events have these places, and gives the others: how many events each has, and those.
