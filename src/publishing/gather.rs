@@ -48,6 +48,14 @@ pub(super) struct Gatherer {
     pace: Pace,
 }
 
+/// How many requests are company enough for nobody to wait longer than others are certain to come. What an event costs
+/// hardly falls any more beyond that.
+const ENOUGH: usize = 16;
+/// How many requests a wait must bring on average: one publisher that awaits each answer would only be held up.
+const WORTH_WAITING: f64 = 0.5;
+/// After how many appends without a wait it is tried again whether one brings anybody.
+const TRY_AGAIN_AFTER: u32 = 16;
+
 /// What is being gathered.
 #[derive(Default)]
 struct Batch {
@@ -72,7 +80,9 @@ impl Gatherer {
         self.add(&mut batch, first);
         self.add_waiting(&mut batch);
         if let Some(until) = self.pace.waits_until(Instant::now()) {
+            let before = batch.requests.len();
             self.wait_for_company(&mut batch, until).await;
+            self.pace.waited(batch.requests.len() - before);
         }
         Some(batch.requests)
     }
@@ -85,7 +95,7 @@ impl Gatherer {
     async fn wait_for_company(&mut self, batch: &mut Batch, until: Instant) {
         let end = sleep_until(until.into());
         tokio::pin!(end);
-        while !batch.is_full && batch.requests.len() < self.pace.expected {
+        while !batch.is_full && batch.requests.len() < self.pace.expected.max(ENOUGH) {
             tokio::select! {
                 () = &mut end => return,
                 next = self.inbox.recv() => match next {
@@ -118,7 +128,8 @@ impl Gatherer {
     }
 }
 
-/// How long a request waits for others. Pure: time is passed in.
+/// How long a request waits for others. Pure: time is passed in. (The runtime's timer counts whole milliseconds: a wait may end
+/// that much later.)
 struct Pace {
     /// The longest wait; zero: there is none.
     longest: Duration,
@@ -129,11 +140,15 @@ struct Pace {
     /// How many requests an append lately had at most. Once so many are there, nobody else is waited for: publishers that
     /// each wait for their answer are then all among them.
     expected: usize,
+    /// How many requests a wait brought, as a moving average.
+    company: f64,
+    /// How many appends could have waited and did not, since the last that did.
+    without_wait: u32,
 }
 
 impl Pace {
     fn new(longest: Duration) -> Self {
-        Self { longest, typical: Duration::ZERO, ended: None, expected: 0 }
+        Self { longest, typical: Duration::ZERO, ended: None, expected: 0, company: 1.0, without_wait: 0 }
     }
 
     fn appended(&mut self, requests: usize, took: Duration, now: Instant) {
@@ -144,9 +159,21 @@ impl Pace {
         self.expected = requests.max(self.expected - self.expected.div_ceil(8));
     }
 
-    /// Until when a request that is there at `now` waits; `None` if it need not: the last append was long ago.
-    fn waits_until(&self, now: Instant) -> Option<Instant> {
-        self.ended.map(|ended| ended + self.typical).filter(|until| *until > now)
+    /// A wait has ended, and brought so many requests.
+    fn waited(&mut self, came: usize) {
+        self.company = (self.company * 3.0 + came as f64) / 4.0;
+    }
+
+    /// Until when a request that is there at `now` waits; `None` if it need not: the last append was long ago, or waiting
+    /// brings nobody.
+    fn waits_until(&mut self, now: Instant) -> Option<Instant> {
+        let until = self.ended.map(|ended| ended + self.typical).filter(|until| *until > now)?;
+        if self.company < WORTH_WAITING && self.without_wait < TRY_AGAIN_AFTER {
+            self.without_wait += 1;
+            return None;
+        }
+        self.without_wait = 0;
+        Some(until)
     }
 }
 
@@ -234,6 +261,29 @@ mod tests {
         assert_eq!(pace.expected, 0);
     }
 
+    #[test]
+    fn who_publishes_alone_is_not_held_up() {
+        let (mut pace, begun) = (Pace::new(MS), Instant::now());
+        pace.appended(1, MS, begun);
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            let is_waiting = pace.waits_until(begun).is_some();
+            waits.push(is_waiting);
+            if is_waiting {
+                pace.waited(0);
+            }
+        }
+        assert_eq!(waits[..4], [true, true, true, false]);
+        assert_eq!(
+            waits[4..].iter().filter(|is_waiting| **is_waiting).count(),
+            5,
+            "now and then it is tried"
+        );
+        while pace.waits_until(begun).is_none() {}
+        pace.waited(3);
+        assert!(pace.waits_until(begun).is_some(), "somebody came");
+    }
+
     #[tokio::test]
     async fn an_idle_writer_takes_what_is_there_at_once() {
         let (requests, inbox) = mpsc::channel(10);
@@ -246,16 +296,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_wait_ends_when_all_who_came_before_are_back() {
-        let (requests, inbox) = mpsc::channel(10);
-        let mut gatherer = patient(inbox, 3);
-        requests.try_send(request(1)).ok().unwrap();
-        let next = tokio::spawn(async move { sizes(gatherer.next().await) });
-        for _ in 0..2 {
-            tokio::task::yield_now().await;
-            assert!(!next.is_finished(), "it did not wait for company");
-            requests.send(request(1)).await.ok().unwrap();
+        // However few came before: who publishes at a rate does not wait for answers.
+        for (before, until) in [(1, ENOUGH), (20, 20)] {
+            let (requests, inbox) = mpsc::channel(100);
+            let mut gatherer = patient(inbox, before);
+            gatherer.limits.append = 100;
+            requests.try_send(request(1)).ok().unwrap();
+            let next = tokio::spawn(async move { sizes(gatherer.next().await) });
+            for _ in 1..until {
+                tokio::task::yield_now().await;
+                assert!(!next.is_finished(), "it did not wait for company");
+                requests.send(request(1)).await.ok().unwrap();
+            }
+            assert_eq!(next.await.unwrap().len(), until);
         }
-        assert_eq!(next.await.unwrap(), [1, 1, 1]);
     }
 
     #[tokio::test]
