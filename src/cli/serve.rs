@@ -126,10 +126,12 @@ const METRICS_CONNECTIONS: ConnectionLimits =
     ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
 
 /// The bounds of each histogram's buckets. One that is not here would be a summary.
-const HISTOGRAMS: [(&str, &[f64]); 3] = [
+const HISTOGRAMS: [(&str, &[f64]); 5] = [
     ("carillon_append_events", &SIZES),
     ("carillon_received_to_committed_seconds", &STAGES),
     ("carillon_committed_to_announced_seconds", &STAGES),
+    ("carillon_committed_to_applied_seconds", &STAGES),
+    ("carillon_applied_to_written_seconds", &STAGES),
 ];
 
 /// Events.
