@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +13,14 @@ use carillon::account::Role;
 use carillon::bus::BusEvent;
 use serde_json::{Value, json};
 use support::bus_member::Member;
-use support::node::{Node, People};
+use support::listener::{Listener, Received};
+use support::node::{self, Node, People};
 use support::servers::{PostgresServer, RedisServer};
 use support::{DEADLINE, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 /// How long a rate is measured.
@@ -87,13 +89,20 @@ impl Setup {
         rate
     }
 
+    /// Where streams are opened.
+    fn address(&self) -> &str {
+        self.node.address.strip_prefix("http://").unwrap()
+    }
+
     /// Opens a stream, of which nothing is read yet.
     async fn open(&self, path: &str, token: &str) -> TcpStream {
-        let mut stream =
-            TcpStream::connect(self.node.address.strip_prefix("http://").unwrap()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream
+        ask(TcpStream::connect(self.address()).await.unwrap(), path, token).await
+    }
+
+    /// Waits until so many streams are open in all.
+    async fn has_listeners(&self, number: usize) {
+        let all = async || self.node.metric("carillon_listeners").await as usize >= number;
+        wait_until(DEADLINE, "all listen", all).await;
     }
 
     /// Opens streams that only count the events they get.
@@ -103,10 +112,92 @@ impl Setup {
             let stream = self.open("/api/v1/stream", token).await;
             tasks.push(tokio::spawn(count_events(stream, count.clone())));
         }
-        let all = async || self.node.metric("carillon_listeners").await as usize >= number;
-        wait_until(DEADLINE, "all listen", all).await;
+        self.has_listeners(number).await;
         tasks
     }
+
+    /// Publishes so many events a second for a while, each for whom `to` says; how long each took from when it was due
+    /// until it came to those of these listeners that it was for, in order.
+    async fn delays(&self, listeners: &[Listener], rate: f64, to: impl Fn(u64) -> Value) -> Vec<Duration> {
+        let (client, begun) = (reqwest::Client::new(), Instant::now());
+        let before: Vec<_> = listeners.iter().map(|listener| listener.log().received.len()).collect();
+        let (mut publishing, mut ids) = (JoinSet::new(), Vec::new());
+        let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+        for number in 0..(rate * SPAN.as_secs_f64()) as u64 {
+            let due = ticks.tick().await.into_std() - begun;
+            let data = json!({ "due": due.as_nanos() as u64, "fill": "x".repeat(DATA_BYTES) });
+            let (client, address) = (client.clone(), self.node.address.clone());
+            let (token, event) = (self.people.publisher.clone(), node::event(&to(number), &data));
+            publishing.spawn(async move { node::publish(&client, &[&address], &token, &event).await });
+        }
+        while let Some(id) = publishing.join_next().await {
+            ids.push(id.unwrap());
+        }
+        let ids: HashSet<String> = ids.into_iter().collect();
+        let here = || {
+            let since = listeners.iter().zip(&before);
+            let all = since.flat_map(|(listener, since)| listener.log().received[*since..].to_vec());
+            all.filter(|received| ids.contains(&received.id)).collect::<Vec<_>>()
+        };
+        // An event is for one of them or for all of them.
+        let expected = if to(0) == "everyone" { ids.len() * listeners.len() } else { ids.len() };
+        wait_until(DEADLINE, "all arrive", async || here().len() >= expected).await;
+        let delay = |received: &Received| {
+            (received.at - begun).saturating_sub(Duration::from_nanos(received.data["due"].as_u64().unwrap()))
+        };
+        let mut delays: Vec<_> = here().iter().map(delay).collect();
+        delays.sort_unstable();
+        delays
+    }
+}
+
+async fn ask(mut stream: TcpStream, path: &str, token: &str) -> TcpStream {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Streams that are read by a thread of their own: whom they keep waiting is the node, and not the other listeners here.
+struct Crowd {
+    runtime: Option<Runtime>,
+    count: Arc<AtomicU64>,
+}
+
+impl Crowd {
+    async fn gather(setup: &Setup, number: usize, token: &str) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (address, token) = (setup.address().to_owned(), token.to_owned());
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = count.clone();
+        let before = setup.node.metric("carillon_listeners").await as usize;
+        runtime.spawn(async move {
+            for _ in 0..number {
+                let stream = ask(TcpStream::connect(&address).await.unwrap(), "/api/v1/stream", &token).await;
+                tokio::spawn(count_events(stream, counted.clone()));
+            }
+        });
+        setup.has_listeners(before + number).await;
+        Self { runtime: Some(runtime), count }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn print_delays(what: &str, delays: &[Duration]) {
+    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    println!(
+        "{what}: {} deliveries, p50 {:.1} ms, p99 {:.1} ms, worst {:.1} ms",
+        delays.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }
 
 /// Counts what ends like an event's frame: a closing brace and an empty line.
@@ -194,6 +285,80 @@ async fn memory_of_an_idle_listener() {
     listeners.iter().chain(&warm).for_each(JoinHandle::abort);
 }
 
+/// How long others wait when some of very many listeners read nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn beside_listeners_that_read_nothing() {
+    const LISTENERS: usize = 5_000;
+    const MUTE: usize = 100;
+    const SAMPLE: usize = 100;
+    let setup = Setup::start().await;
+    let (token, mute_token) =
+        (setup.people.add("listener", Role::Listener).await, setup.people.add("mute", Role::Listener).await);
+    let _crowd = Crowd::gather(&setup, LISTENERS - MUTE - SAMPLE, &token).await;
+    let mut sample = Vec::new();
+    for _ in 0..SAMPLE {
+        sample.push(Listener::start(&[&setup.node.address], &token, "").await);
+    }
+    let to = |_| json!("everyone");
+    print_delays("5,000 listeners, of which 100 are not there yet", &setup.delays(&sample, 10.0, to).await);
+
+    let mut mute = Vec::new();
+    for _ in 0..MUTE {
+        // With as little room in between as the system allows.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2_048).unwrap();
+        let stream = socket.connect(setup.address().parse().unwrap()).await.unwrap();
+        mute.push(ask(stream, "/api/v1/stream", &mute_token).await);
+    }
+    setup.has_listeners(LISTENERS).await;
+    let event = json!({ "type": "figure", "to": { "user": "mute" }, "data": "x".repeat(16 << 10) });
+    let body = json!({ "events": vec![event; 50] });
+    let all_lag = async || {
+        let request = reqwest::Client::new().post(format!("{}/api/v1/events/batch", setup.node.address));
+        let answer =
+            request.bearer_auth(&setup.people.publisher).body(body.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+        setup.node.metric("carillon_listener_lags_total").await as usize >= MUTE
+    };
+    wait_until(DEADLINE, "all of them lag", all_lag).await;
+    print_delays("5,000 listeners, of which 100 read nothing", &setup.delays(&sample, 10.0, to).await);
+    assert_eq!(setup.node.metric("carillon_listeners").await as usize, LISTENERS, "some have gone");
+}
+
+/// How long events for single users take beside events for very many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn users_beside_broadcasts() {
+    const LISTENERS: usize = 10_000;
+    const USERS: u64 = 100;
+    let setup = Setup::start().await;
+    let token = setup.people.add("listener", Role::Listener).await;
+    let crowd = Crowd::gather(&setup, LISTENERS, &token).await;
+    let mut users = Vec::new();
+    for user in 0..USERS {
+        let token = setup.people.add(&format!("user-{user}"), Role::Listener).await;
+        users.push(Listener::start(&[&setup.node.address], &token, "").await);
+    }
+    let to = |number| json!({ "user": format!("user-{}", number % USERS) });
+    print_delays("200 a second to one user each, nothing else", &setup.delays(&users, 200.0, to).await);
+    let before = crowd.count.load(Ordering::Relaxed);
+    let broadcasts = async {
+        let client = reqwest::Client::new();
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            ticks.tick().await;
+            node::publish(&client, &[&setup.node.address], &setup.people.publisher, &event()).await;
+        }
+    };
+    let delays = tokio::select! {
+        delays = setup.delays(&users, 200.0, to) => delays,
+        () = broadcasts => unreachable!("it goes on"),
+    };
+    print_delays("200 a second to one user each, and 2 to all of 10,000", &delays);
+    println!("{} deliveries to the others meanwhile", crowd.count.load(Ordering::Relaxed) - before);
+}
+
 /// How long it takes until one channel more is subscribed, on a node that has very many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a check"]
@@ -251,8 +416,7 @@ async fn commands_of_idle_topics() {
         streams.push(setup.open(&format!("/api/v1/stream?{query}"), &token).await);
         // The first is alone, so that its token is known, and then not all at once: of a storm some would be put off.
         if number % 50 == 0 {
-            let all = async || setup.node.metric("carillon_listeners").await as usize >= streams.len();
-            wait_until(DEADLINE, "all listen", all).await;
+            setup.has_listeners(streams.len()).await;
         }
     }
     sleep(SPAN * 2).await;

@@ -2,6 +2,7 @@
 
 mod digests;
 mod routing;
+mod size;
 mod streams;
 mod writing;
 
