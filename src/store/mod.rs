@@ -257,6 +257,7 @@ impl Store {
     }
 
     /// How many unread, unexpired events `reader` has: of the newest `look_at` that are not below a mark, at most `most`.
+    /// Of fewer if these are on more than two of the reader's topics each: it walks twice as many entries of indexes.
     pub async fn unread_counts(&self, reader: &Reader, most: u32, look_at: u32) -> Result<UnreadCounts> {
         forward!(self.unread_counts(reader, most, look_at))
     }

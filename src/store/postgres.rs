@@ -38,6 +38,10 @@ static DIALECT: Dialect = Dialect {
     each: "select e.position from unnest(LIST) k(item) cross join lateral (SUBSELECT) e",
     event_of_each: "cross join lateral (select * from events where position = s.position offset 0) e",
     item: "k.item",
+    item_at: |list, place| format!("({list})[{}]", place + 1),
+    // Without a limit it takes a part for short, reads all of it and sorts.
+    merged: |walk, order| format!("(select position from ({walk} order by t.position {order} limit $5) t)"),
+    unread_receipts: "receipts t",
     is_in: |column, list| format!("{column} = any({list})"),
     not_looked_up: "",
     no_types: "cardinality($7) = 0",

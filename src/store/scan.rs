@@ -1,10 +1,11 @@
 //! Reading the log by a [`Selector`]: the one place where its statement is made, for both databases.
 //!
-//! A scan walks the indexes of those whom the selector names (everyone, users, topics) in the order of positions, merges
-//! them, and stops after so many positions. Of these it gives the events that fit, and says how far it came. So it
-//! costs no more than its limit, however few of the events fit: what no index knows (type, retraction, expiry, single
-//! receipts, text, normal priority) is asked only of the positions that were found. A node with more users and topics
-//! than its limit walks the log itself instead.
+//! A scan walks the indexes of those whom the selector names in the order of positions and stops after so many
+//! ([`walk`]). Of these it gives the events that fit, and says how far it came. So it costs no more than its limit,
+//! however few of the events fit: what no index knows (type, retraction, expiry, single receipts, text, normal
+//! priority) is asked only of the positions that were found.
+
+mod walk;
 
 use std::fmt::Write as _;
 
@@ -40,7 +41,7 @@ pub(super) struct Scan<'a> {
     pub(super) include_expired: bool,
     /// Only with this text in type or data.
     pub(super) text: Option<&'a str>,
-    /// Looks at no more than so many events.
+    /// Looks at no more than so many events, and for a reader walks no more than twice as many entries of indexes.
     pub(super) limit: u32,
     /// Gives no more than so many of them.
     pub(super) most: u32,
@@ -82,14 +83,7 @@ impl<'a> Scan<'a> {
     /// Whether there is anything to walk: the selector names somebody, and its priorities are not left out.
     pub(super) fn has_branches(&self) -> bool {
         let Selector { everyone, users, topics, .. } = self.selector;
-        (*everyone || !users.is_empty() || !topics.is_empty()) && !levels(self).is_empty()
-    }
-
-    /// Whether the log itself is walked, and each event asked whom it is for. It is where looking up each target once
-    /// would cost more than that. Never for one reader: they are far fewer than the events between theirs.
-    fn is_by_position(&self) -> bool {
-        let targets = self.selector.users.len() + self.selector.topics.len();
-        self.reader.is_none() && (self.is_of_all || targets > self.limit as usize)
+        (*everyone || !users.is_empty() || !topics.is_empty()) && !walk::levels(self).is_empty()
     }
 
     /// The least priority, as a number.
@@ -103,7 +97,8 @@ impl<'a> Scan<'a> {
 pub(super) struct Scanned<T> {
     /// What fits, in the order of the scan.
     pub(super) found: Vec<T>,
-    /// How many events it looked at.
+    /// How many events it looked at. One on several of a reader's targets may count as several, so that all scans of a
+    /// page together are bounded in entries of indexes, too.
     pub(super) looked_at: i64,
     /// Of a search: how many bytes of data these have.
     pub(super) bytes: i64,
@@ -151,6 +146,12 @@ pub(super) struct Dialect {
     pub(super) event_of_each: &'static str,
     /// An item of the list in `each`.
     pub(super) item: &'static str,
+    /// The item of a list at a place from 0, null if the list ends before.
+    pub(super) item_at: fn(&str, usize) -> String,
+    /// A walk of one index, in this order, as it stands in a union of them that is merged.
+    pub(super) merged: fn(&str, &str) -> String,
+    /// The receipts `t`, read by the index of those that say unread.
+    pub(super) unread_receipts: &'static str,
     /// Whether a column's value is in a list.
     pub(super) is_in: fn(&str, &str) -> String,
     /// Before a column whose values are to be compared, not looked up in an index one by one.
@@ -219,8 +220,8 @@ impl Dialect {
         format!(
             "with {scanned}, {within_bytes}
             counted as {materialized} (
-                select count(*) as looked_at, cast({bytes} as bigint) as bytes, {last}(position) as last_position,
-                    count(*) >= $5 or count(*) < (select count(*) from scanned) as is_cut
+                select {looked_at} as looked_at, cast({bytes} as bigint) as bytes, {last}(position) as last_position,
+                    {is_cut} or count(*) < (select count(*) from scanned) as is_cut
                 from {looked}
             ),
             edge as {materialized} (select counted.*, (select floor from log_state) as floor{ends} from counted)
@@ -235,6 +236,8 @@ impl Dialect {
             ) w on true
             order by w.position {order}",
             scanned = self.scanned(scan),
+            looked_at = self.looked_at(),
+            is_cut = walk::is_cut(),
             event = self.event_of_each,
             wanted = self.wanted(scan),
         )
@@ -252,7 +255,7 @@ impl Dialect {
             )
             select edge.is_cut, w.*
             from (
-                select count(*) > $10 or (select count(*) from scanned) >= $5 as is_cut from found
+                select count(*) > $10 or (select {is_cut} from scanned) as is_cut from found
             ) edge left join (
                 select f.type, count(*) as unread
                 from (select type from found order by position desc limit $10) f
@@ -260,6 +263,7 @@ impl Dialect {
             ) w on true
             order by w.unread desc, w.type",
             scanned = self.scanned(scan),
+            is_cut = walk::is_cut(),
             event = self.event_of_each,
             wanted = self.wanted(scan),
         )
@@ -269,10 +273,10 @@ impl Dialect {
     fn within_bytes(&self, order: &str) -> String {
         format!(
             "looked as {} (
-                select position, bytes from (
-                    select position, bytes, sum(bytes) over (order by position {order}) as total
+                select position, entries, bytes from (
+                    select position, entries, bytes, sum(bytes) over (order by position {order}) as total
                     from (
-                        select s.position, coalesce((
+                        select s.position, s.entries, coalesce((
                             select octet_length(e.data) from events e where e.position = s.position), 0) as bytes
                         from scanned s
                     ) lengths
@@ -313,92 +317,10 @@ impl Dialect {
         if scan.text.is_some() {
             let _ = write!(wanted, " and {}", self.holds_text);
         }
-        if scan.is_by_position() && !scan.is_of_all {
+        if walk::is_by_position(scan) && !scan.is_of_all {
             let _ = write!(wanted, " and ({})", self.targets(scan.selector));
         }
         wanted
-    }
-
-    /// `scanned`: the positions that a scan looks at; with `top`, the reader's highest mark, if it is for unread ones.
-    fn scanned(&self, scan: &Scan<'_>) -> String {
-        let order = if scan.newest_first { "desc" } else { "asc" };
-        let Self { materialized, greatest, .. } = self;
-        let (top, after) = match scan.unread_only {
-            false => (String::new(), "$1".to_owned()),
-            true => (
-                format!(
-                    "top as {materialized} (
-                        select coalesce(max(position), 0) as position from read_marks where user_id = $6),"
-                ),
-                format!("{greatest}($1, (select position from top))"),
-            ),
-        };
-        if scan.is_by_position() {
-            return format!(
-                "{top} scanned as {materialized} (
-                    select position from events where position > {after} and position <= $2
-                    order by position {order} limit $5
-                )"
-            );
-        }
-        let branches: Vec<String> = self
-            .branches(scan, &after, order)
-            .into_iter()
-            .map(|branch| format!("select position from ({branch}) b"))
-            .collect();
-        format!(
-            "{top} scanned as {materialized} (
-                select position from ({}) found group by position order by position {order} limit $5
-            )",
-            branches.join(" union all ")
-        )
-    }
-
-    /// A limited walk of one index for each way by which an event gets to the selector's targets. Each stops after as
-    /// many positions, whatever events stand there: a condition that its index does not know would make it go on.
-    fn branches(&self, scan: &Scan<'_>, after: &str, order: &str) -> Vec<String> {
-        let Selector { everyone, users, topics, .. } = scan.selector;
-        let mut branches = Vec::new();
-        for level in levels(scan) {
-            let range = format!("t.position > {after} and t.position <= $2");
-            let end = format!("order by t.position {order} limit $5");
-            let of_level = match level {
-                // What is normal has no entry in the indexes by priority: most events are.
-                None | Some(Priority::Normal) => String::new(),
-                Some(other) => format!("and t.priority = {}", other as i16),
-            };
-            if *everyone {
-                // That urgent is not normal, which the index by priority demands, SQLite does not conclude.
-                let of_index = if of_level.is_empty() { "" } else { "and t.priority <> 1" };
-                branches.push(format!(
-                    "select t.position from events t where t.audience = 0 {of_level} {of_index} and {range} {end}"
-                ));
-            }
-            for (is_named, list, table, column) in [
-                (!users.is_empty(), "$3", "event_users", "user_id"),
-                (!topics.is_empty(), "$4", "event_topics", "topic"),
-            ] {
-                if is_named {
-                    let subselect = format!(
-                        "select t.position from {table} t where t.{column} = {item} {of_level} and {range} {end}",
-                        item = self.item,
-                    );
-                    let each =
-                        self.each.replace("LIST", list).replace("TABLE", table).replace("COLUMN", column);
-                    branches.push(each.replace("SUBSELECT", &subselect));
-                }
-            }
-        }
-        if scan.unread_only {
-            // What the reader has marked unread below their highest mark.
-            branches.push(format!(
-                "select r.position from receipts r
-                where r.user_id = $6 and not r.is_read and r.position <= (select position from top)
-                    and r.position > $1 and r.position <= $2
-                order by r.position {order} limit $5"
-            ));
-        }
-        branches
     }
 
     /// Whether event `e` is for one of the selector's targets.
@@ -472,17 +394,5 @@ impl Dialect {
             read_at = read_at("$2"),
             now = self.now,
         )
-    }
-}
-
-/// The priorities whose indexes are walked; `None`: all of them at once, by position.
-fn levels(scan: &Scan<'_>) -> Vec<Option<Priority>> {
-    match (scan.priority, scan.selector.min_priority) {
-        (Some(only), least) if least.is_none_or(|least| least <= only) => vec![Some(only)],
-        (Some(_), _) => Vec::new(),
-        (None, Some(least)) if least >= Priority::High => {
-            Priority::ALL.into_iter().filter(|level| *level >= least).map(Some).collect()
-        }
-        (None, _) => vec![None],
     }
 }

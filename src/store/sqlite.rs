@@ -38,6 +38,11 @@ static DIALECT: Dialect = Dialect {
         cross join TABLE x on x.COLUMN = k.value and x.position in (SUBSELECT)",
     event_of_each: "cross join events e on e.position = s.position",
     item: "k.value",
+    item_at: |list, place| format!("json_extract({list}, '$[{place}]')"),
+    // The union is merged if its parts are in its order by themselves: one with an order or a limit of its own is not.
+    merged: |walk, _| walk.to_owned(),
+    // Of its own accord it reads all of the reader's receipts: it takes the primary key for as good.
+    unread_receipts: "receipts t indexed by receipts_unread",
     is_in: |column, list| format!("{column} in (select value from json_each({list}))"),
     not_looked_up: "+",
     no_types: "$7 = '[]'",

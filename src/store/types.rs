@@ -121,7 +121,7 @@ pub enum InboxOrder {
 /// How much one page of an inbox may look at, found or not. What it costs depends on this and not on the size of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadBudget {
-    /// Events.
+    /// Events; and twice as many entries of indexes, of which an event on several of the reader's topics has several.
     pub events: u32,
     /// Bytes of their data, if it is searched for a text. The event that passes them is looked at.
     pub bytes: u32,

@@ -105,6 +105,28 @@ async fn a_text_is_found_however_far_back_and_in_what_arrives() {
     site.browser.assert_quiet(&[]);
 }
 
+/// A page of the list may be empty and not the last.
+#[tokio::test]
+async fn nobody_is_told_that_nothing_fits_before_all_was_looked_at() {
+    let site = Site::on_cluster().await;
+    site.send(titled("the only one")).await;
+    for _ in 0..5 {
+        let low = json!({ "type": "hay", "to": "everyone", "priority": "low" });
+        let events = json!({ "events": vec![low; 900] });
+        site.ask(Method::POST, "/api/v1/events/batch", Some(&events)).await;
+    }
+    let tab = site.page("alice", "/login").await;
+    // As the server writes it, before the page's script goes on.
+    let written = "fetch('/?min_priority=normal').then((answer) => answer.text())
+        .then((text) => new DOMParser().parseFromString(text, 'text/html'))
+        .then((page) => [page.querySelectorAll('.entry').length, page.getElementById('empty').hidden])";
+    assert_eq!(tab.eval(written).await, json!([0, true]));
+    tab.go(&site.at("/?min_priority=normal")).await;
+    shows(&tab, &["the only one"]).await;
+    tab.until("document.getElementById('older').hidden && document.getElementById('empty').hidden").await;
+    site.browser.assert_quiet(&[]);
+}
+
 #[tokio::test]
 async fn opening_reads_and_undo_takes_it_back() {
     let site = Site::on_cluster().await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, UserId};
+use carillon::event::{Audience, Expiry, NewEvent, Position, Priority, Topic, UserId};
 use carillon::store::{InboxEntry, InboxOrder, InboxQuery, ReadBudget, Reader, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -172,6 +172,48 @@ pub async fn a_page_looks_at_so_many_and_goes_on_from_there(store: &Store) {
             }
         }
     }
+}
+
+/// An event on many of a reader's topics stands in as many indexes: what is walked in them is bounded, too.
+pub async fn a_page_walks_so_many_entries_of_indexes(store: &Store) {
+    const EVENTS: usize = 20;
+    let names: Vec<String> = (0..8).map(|number| format!("t/{number}")).collect();
+    let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
+    let to_all = NewEvent { audience: Audience::of(vec![1], topics), ..event() };
+    let events: Vec<NewEvent> =
+        (0..EVENTS).map(|_| NewEvent { id: Uuid::now_v7(), ..to_all.clone() }).collect();
+    let added = append(store, &events).await.events;
+    store.mark(1, added[0].position, true).await.unwrap();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let me = reader(1, &names);
+    for unread_only in [false, true] {
+        for order in [InboxOrder::Newest, InboxOrder::Priority] {
+            let all = InboxQuery { order, unread_only, ..everything() };
+            let budget = ReadBudget { events: 10, ..ReadBudget::default() };
+            let (listed, pages) = page_through(store, &me, &InboxQuery { budget, ..all.clone() }).await;
+            assert_eq!(listed, inbox(store, &me, &all).await);
+            assert_eq!(listed.len(), EVENTS - usize::from(unread_only));
+            // Nine entries for each event; a page walks two for each event that it may look at: twenty.
+            assert!((EVENTS / 3..=EVENTS).contains(&pages), "{order:?}: {pages} pages");
+        }
+    }
+    let counts = async |look_at| {
+        let counts = store.unread_counts(&me, 1_000, look_at).await.unwrap();
+        (counts.unread, counts.more)
+    };
+    assert_eq!(counts(2_000).await, (EVENTS as i64 - 1, false));
+    let (unread, more) = counts(10).await;
+    assert!((2..=3).contains(&unread) && more, "{unread}, {more}");
+    // A stream's replay comes by every event all the same.
+    assert_eq!(replay(store, &me).await.len(), EVENTS - 1);
+    let (mut after, mut replayed) = (0, 0);
+    let head = store.log_state().await.unwrap().head;
+    while after < head {
+        let page = store.read_for_reader(after, head, &me, 3).await.unwrap();
+        assert!(page.end > after);
+        (after, replayed) = (page.end, replayed + page.events.len());
+    }
+    assert_eq!(replayed, EVENTS - 1);
 }
 
 /// All entries of all pages, and how many pages there were.

@@ -1,12 +1,20 @@
-//! What reads of an inbox cost in a large store: every filter and order, for users of every kind, on both stores.
+//! What reads of an inbox cost in a large store: every filter and order, for users of every kind, on both stores; and
+//! publishing beside those who read.
 //!
-//! Measured in processor time, of this process and of the server: a machine that others use as well does not change it
-//! much, and a quiet one takes about as long.
+//! Reads are measured in processor time, of this process and of the server: a machine that others use as well does not
+//! change it much, and a quiet one takes about as long.
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use carillon::account::Scope;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::support::node::{self, Node, People};
 use super::support::servers::PostgresServer;
 use super::*;
 
@@ -19,12 +27,13 @@ const LARGE_DATA: i64 = 3_000;
 const TOPICS: usize = 40;
 
 /// Who reads. All but the last were there before the first event.
-const USERS: [&str; 6] = [
+const USERS: [&str; 7] = [
     "no mark",
     "mark in the middle",
     "no mark, the newest fifth read one by one",
     "mark at the head, a fiftieth left unread",
     "mark at the head",
+    "mark at the head, the newest fifth read one by one before",
     "new",
 ];
 
@@ -117,7 +126,7 @@ async fn cost(server: Option<&PostgresServer>, work: impl AsyncFn()) -> Duration
 }
 
 /// What this process's threads have used so far, and the server's processes.
-fn processor_time(server: Option<&PostgresServer>) -> Duration {
+pub(super) fn processor_time(server: Option<&PostgresServer>) -> Duration {
     let own = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
     let servers = server
         .into_iter()
@@ -155,7 +164,7 @@ fn filling(events: i64, is_postgres: bool) -> Vec<String> {
     let (kind, level, user) = (
         pick(1, 100),
         pick(2, 100),
-        format!("case {} when 0 then {} + 1 else {} + 100 end", pick(3, 10), pick(4, 5), pick(5, 5_000)),
+        format!("case {} when 0 then {} + 1 else {} + 100 end", pick(3, 10), pick(4, 6), pick(5, 5_000)),
     );
     let topic = format!("'topic-' || {}", pick(6, TOPICS as i64));
     let recent = format!("g > {}", events - LARGE_DATA);
@@ -189,12 +198,17 @@ fn filling(events: i64, is_postgres: bool) -> Vec<String> {
         ),
         format!(
             "with {numbers} insert into receipts (user_id, position, is_read, at)
-            select 3, g, true, {now} from n where g > {} union all
+            select 3, g, true, {now} from n where g > {read_from} union all
+            select 6, g, true, {now} from n where g > {read_from} union all
             select 4, g, false, {now} from n where {} = 0",
-            events / 5 * 4,
             pick(11, 50),
+            read_from = events / 5 * 4,
         ),
-        format!("insert into read_marks (user_id, position, at) values (2, {}, {now}), (4, {events}, {now}), (5, {events}, {now})", events / 2),
+        format!(
+            "insert into read_marks (user_id, position, at)
+            values (2, {}, {now}), (4, {events}, {now}), (5, {events}, {now}), (6, {events}, {now})",
+            events / 2
+        ),
     ]
 }
 
@@ -228,7 +242,7 @@ async fn measure(
     eprintln!("{label}, {events} events: filled in {:.0?}", begin.elapsed());
     user(&store, "new").await;
     for number in 0..20 {
-        add(&store, if number % 2 == 0 { event() } else { for_users(&[6]) }).await;
+        add(&store, if number % 2 == 0 { event() } else { for_users(&[USERS.len() as UserId]) }).await;
     }
     let mut measured = Vec::new();
     for read in reads(events) {
@@ -259,6 +273,84 @@ fn sizes() -> Vec<i64> {
     }
 }
 
+/// The dearest reads of the user who has read the newest fifth one by one.
+fn dearest() -> Vec<String> {
+    let topics: String = (0..32).map(|number| format!("&topic=topic-{number}")).collect();
+    vec![
+        format!("?unread=true{topics}"),
+        format!("?unread=true&order=priority{topics}"),
+        format!("/counts?{}", &topics[1..]),
+        "?unread=true&order=priority&q=nowhere".into(),
+        "?type=rare&order=priority".into(),
+    ]
+}
+
+/// Events that are published one after the other.
+const PUBLISHED: usize = 200;
+const READERS: usize = 50;
+
+/// Publishes to a node on a large store, first alone, then beside readers that do nothing but [`dearest`]; every event is
+/// acknowledged. Prints how long they took.
+async fn publishing(label: &str, url: &str, events: i64) {
+    let people = People::new(url).await;
+    let token = people.token("user-3", &[Scope::Listen], None).await;
+    let node = Node::start(url, "memory:", &[]).await;
+    let client = reqwest::Client::new();
+    let publish = async || {
+        let mut times = Vec::new();
+        for number in 0..PUBLISHED {
+            let event = node::event(&json!("everyone"), &json!(number));
+            let request =
+                client.post(format!("{}/api/v1/events", node.address)).bearer_auth(&people.publisher);
+            let begun = Instant::now();
+            let answer = request.body(event.to_string()).send().await.unwrap();
+            assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        (times[PUBLISHED / 2], times[PUBLISHED * 99 / 100])
+    };
+    let alone = publish().await;
+    let [answered, refused] = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+    let mut readers = JoinSet::new();
+    for reader in 0..READERS {
+        let requests: Vec<_> = dearest()
+            .into_iter()
+            .map(|read| client.get(format!("{}/api/v1/inbox{read}", node.address)).bearer_auth(&token))
+            .collect();
+        let (answered, refused) = (answered.clone(), refused.clone());
+        readers.spawn(async move {
+            for request in requests.iter().cycle().skip(reader) {
+                let answer = request.try_clone().unwrap().send().await.unwrap();
+                let status = answer.status();
+                // Who waited too long for a connection is told to come again.
+                assert!(status == 200 || status == 503, "{status}");
+                let count = if status == 200 { &answered } else { &refused };
+                count.fetch_add(1, Ordering::Relaxed);
+                answer.bytes().await.unwrap();
+            }
+        });
+    }
+    let all_read = async || answered.load(Ordering::Relaxed) >= READERS as u64;
+    support::wait_until(support::DEADLINE, "readers are at it", all_read).await;
+    let begun = Instant::now();
+    let before = answered.load(Ordering::Relaxed);
+    let beside = publish().await;
+    let rate = (answered.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
+    let is_lost = readers.try_join_next().map(Result::unwrap).is_some();
+    readers.shutdown().await;
+    assert!(!is_lost, "a reader ended");
+    println!(
+        "{label}, {events} events: a publish, median and p99: {:.1?} and {:.1?} alone, {:.1?} and {:.1?} beside {READERS} readers, \
+         who got {rate:.0} answers a second and were refused {} times",
+        alone.0,
+        alone.1,
+        beside.0,
+        beside.1,
+        refused.load(Ordering::Relaxed),
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "large stores: scripts/test --all"]
 async fn reads_of_large_stores() {
@@ -270,6 +362,7 @@ async fn reads_of_large_stores() {
         for (label, url) in [("SQLite", sqlite), ("Postgres", server.new_database().await)] {
             let server = (label == "Postgres").then_some(&server);
             columns.push((format!("{label}, {events}"), measure(label, &url, events, server).await));
+            publishing(label, &url, events).await;
         }
     }
     let mut table = String::from("| read |");

@@ -83,6 +83,7 @@ suite!(
     inbox::filters_leave_out_the_rest,
     inbox::a_search_finds_text_as_it_was_written,
     inbox::a_page_looks_at_so_many_and_goes_on_from_there,
+    inbox::a_page_walks_so_many_entries_of_indexes,
     inbox::a_search_looks_at_so_many_bytes,
     inbox::a_count_ends_where_it_says,
     inbox::a_new_users_mark_stands_at_the_head,

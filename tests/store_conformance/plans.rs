@@ -243,6 +243,13 @@ async fn inboxes(explained: &mut Explained) {
             )
             .await;
     }
+    // Of many topics no more is looked at than of one.
+    let many = Reader { user: 9_000, selector: Selector::of_user(9_000, topics(32)) };
+    explained
+        .warm("counts, 32 topics", PAGE, async |store| {
+            store.unread_counts(&many, 1_000, 2_000).await.unwrap();
+        })
+        .await;
     explained
         .warm("inbox, search", WHOLE_BUDGET, async |store| {
             let query = InboxQuery { text: Some("nowhere".into()), ..query() };

@@ -1,14 +1,15 @@
 //! Retention: the floor first, then everything below it in chunks, beside whatever else goes on; and what has expired.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carillon::event::Millis;
 use carillon::publishing::retention::{Retention, RetentionLimits};
 use carillon::store::clock::Clock;
 use sqlx::Row as _;
 
-use super::support::servers::postgres_url;
+use super::large::processor_time;
+use super::support::servers::{PostgresServer, postgres_url};
 use super::*;
 
 /// An hour, and a little more.
@@ -61,6 +62,43 @@ async fn many_readers_do_not_stop_it() {
     .await;
     let state = store.log_state().await.unwrap();
     assert_eq!(state.floor, state.head);
+}
+
+/// As much as used to stop it for ever, beside the marks of a million idle users. Prints what one run takes.
+#[tokio::test]
+#[ignore = "a large store: scripts/test --all"]
+async fn five_thousand_events_that_three_thousand_users_have_read() {
+    let server = PostgresServer::start();
+    let url = server.new_database().await;
+    let store = Store::open(&url, &StoreLimits::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    for _ in 0..5 {
+        let events: Vec<NewEvent> = (0..1_000).map(|_| event()).collect();
+        append(&store, &events).await;
+    }
+    for statement in [
+        "insert into receipts (user_id, position, is_read, at)
+            select u, e.position, true, 0 from events e, generate_series(1, 3000) u",
+        "insert into read_marks (user_id, position, at)
+            select u, (select max(position) from events), 0 from generate_series(10000, 1009999) u",
+        "vacuum analyze",
+        "checkpoint",
+    ] {
+        execute(&url, statement).await;
+    }
+    // Each transaction that writes takes the next.
+    let transaction = async || number(&url, "select pg_current_xact_id()::text::bigint").await;
+    let (first, used, begun) = (transaction().await, processor_time(Some(&server)), Instant::now());
+    retention(&store, Duration::ZERO, false).run().await;
+    let (elapsed, used) = (begun.elapsed(), processor_time(Some(&server)) - used);
+    println!(
+        "one run: {:.0} s, {:.0} s of processor time, {} transactions",
+        elapsed.as_secs_f64(),
+        used.as_secs_f64(),
+        transaction().await - first - 1
+    );
+    assert_eq!((count(&url, "events").await, count(&url, "receipts").await), (0, 0));
+    assert_eq!(count(&url, "read_marks").await, 1_000_000, "the last of each user stays");
 }
 
 /// What was begun and broke off goes on, and another node waits for its turn.

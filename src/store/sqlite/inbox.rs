@@ -33,9 +33,10 @@ const NUMBER_READ_UP_TO: &str = "
     insert into last_read_up_to (user_id, number) values (?1, 1)
     on conflict (user_id) do update set number = number + 1, is_taken_back = 0
     returning number";
-/// Receipts that say unread say read from now on, and which number made them.
+/// Receipts that say unread say read from now on, and which number made them. Without the index named, all of the user's
+/// receipts are read.
 const FORGET_UNREAD: &str = concat!(
-    "update receipts set is_read = 1, forgotten_by = ?3, at = ",
+    "update receipts indexed by receipts_unread set is_read = 1, forgotten_by = ?3, at = ",
     now!(),
     " where user_id = ?1 and position <= ?2 and not is_read"
 );
