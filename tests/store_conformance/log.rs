@@ -223,7 +223,7 @@ pub async fn a_node_reads_what_its_listeners_need(store: &Store) {
     let both = add(store, for_users(&[3, 5])).await;
     let other = add(store, for_users(&[8])).await;
     let room = add(store, on_topic("room/1")).await;
-    add(store, on_topic("room/2")).await;
+    let elsewhere = add(store, on_topic("room/2")).await;
     let retracted = append(store, &[event()]).await.events[0].clone();
     store.retract(retracted.id, None).await.unwrap().unwrap();
     let head = store.log_state().await.unwrap().head;
@@ -235,6 +235,10 @@ pub async fn a_node_reads_what_its_listeners_need(store: &Store) {
     assert_eq!(positions(&events), [everyone, both, room]);
     assert_eq!(events[1].audience, Audience::users(vec![3, 5]));
     assert_eq!(positions(&read(&[8], &[topic("room")]).await), [everyone, other]);
+    // Who listens for very many reads everything.
+    let all = store.read_for_node(0, head, None, 100).await.unwrap();
+    assert_eq!(positions(&all.events), [everyone, both, other, room, elsewhere]);
+    assert_eq!(all.events[1].audience, Audience::users(vec![3, 5]));
     let page = store.read_for_node(both, room, Some(&node(&[3, 8], &[])), 100).await.unwrap();
     assert_eq!((positions(&page.events), page.end), (vec![other], room));
 }
