@@ -27,6 +27,9 @@ const MAX_WAITING: usize = 100_000;
 /// What the store found: keys, each with what stands for it.
 pub(super) type Found<K, V> = Result<Vec<(K, V)>, StoreError>;
 
+/// What asks the store for all keys of one statement.
+type Ask<K, V> = Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Found<K, V>> + Send + Sync>;
+
 /// One kind of question. Answers are kept for [`CACHED_FOR`]; that there is none is not kept. What is forgotten
 /// ([`Self::forget`]) is asked for again, and an answer that was asked for before that is not kept after it. Clones share
 /// everything.
@@ -43,7 +46,7 @@ struct Shared<K, V> {
     /// How often something was forgotten.
     forgotten: AtomicU64,
     waiting: Mutex<Waiting<K, V>>,
-    ask: Box<dyn Fn(Vec<K>) -> BoxFuture<'static, Found<K, V>> + Send + Sync>,
+    ask: Ask<K, V>,
 }
 
 struct Waiting<K, V> {

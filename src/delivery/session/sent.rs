@@ -2,6 +2,9 @@
 
 use crate::event::{Checkpoint, Cursor, Epoch, Position};
 
+/// Positions, each with the digest of its event's id, if it is known.
+type Ahead = Vec<(Position, Option<u32>)>;
+
 /// See the module. Of what was sent ahead of others, each with the digest of its event's id, if it is known.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
@@ -9,8 +12,7 @@ pub(super) struct Sent {
     position: Position,
     digest: Option<u32>,
     /// Beyond `position`, ascending, each once; at most [`Cursor::MAX_OVERTAKEN`]. Boxed: hardly a stream has any.
-    #[allow(clippy::box_collection)]
-    ahead: Option<Box<Vec<(Position, Option<u32>)>>>,
+    ahead: Option<Box<Ahead>>,
 }
 
 impl Sent {
@@ -82,7 +84,7 @@ impl Sent {
         let is_settled =
             |position: &Position| *position <= known && before.is_none_or(|before| *position < before);
         let settled = ahead.iter().take_while(|(position, _)| is_settled(position)).count();
-        if let Some((position, digest)) = ahead.drain(..settled).last() {
+        if let Some((position, digest)) = ahead.drain(..settled).next_back() {
             (self.position, self.digest) = (position, digest);
         }
         if ahead.is_empty() {

@@ -91,9 +91,9 @@ impl World {
         match step {
             Step::Apply(count) => {
                 let end = (self.applied + count).min(self.log.len());
-                for event in self.log[self.applied..end].to_vec() {
+                for event in &self.log[self.applied..end] {
                     self.cx.applied = event.checkpoint();
-                    self.session.offer(&event, &self.cx);
+                    self.session.offer(event, &self.cx);
                 }
                 self.applied = end;
             }

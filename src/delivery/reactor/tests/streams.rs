@@ -122,7 +122,8 @@ async fn an_old_stream_ends_so_that_it_comes_back() {
 async fn a_stream_that_takes_nothing_is_cut() {
     let mut world = World::new(Limits::default()).await;
     let (mut stalled, mut quiet) = (world.open(None).await, world.open(None).await);
-    (stalled.read(), quiet.read());
+    stalled.read();
+    quiet.read();
     stalled.wire.state().room = 3;
     world.publish("one").await;
     world.pass(Duration::from_secs(599));
