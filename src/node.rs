@@ -58,8 +58,10 @@ pub struct NodeLimits {
     pub poll_degraded: Duration,
     /// How often sessions and tokens behind open streams are checked in the store; at most 30 s.
     pub recheck_every: Duration,
-    /// How often the node sends its bus heartbeat; if none is back for five of these, the node is not ready.
+    /// How often the node sends itself a heartbeat over the bus.
     pub bus_heartbeat_every: Duration,
+    /// After how long without one the bus counts as silent: a frozen server, a link that carries nothing.
+    pub bus_silence: Duration,
     /// What is kept, and for how long.
     pub retention: RetentionLimits,
     /// How often old events are removed.
@@ -83,7 +85,8 @@ impl Default for NodeLimits {
             poll_every: Duration::from_secs(1),
             poll_degraded: Duration::from_millis(100),
             recheck_every: Duration::from_secs(10),
-            bus_heartbeat_every: Duration::from_secs(1),
+            bus_heartbeat_every: Duration::from_millis(100),
+            bus_silence: Duration::from_millis(250),
             retention: RetentionLimits::default(),
             retention_every: Duration::from_secs(60),
             presence_lifetime: Duration::from_secs(15),
@@ -246,13 +249,8 @@ impl Parts {
             ttl: self.ttl.clone(),
         };
         let publisher = Publisher::start(&mut tasks, parts, &limits.publish);
-        let readiness = Readiness::new(
-            self.progress.clone(),
-            self.bus.clone(),
-            self.ttl.clone(),
-            limits.bus_heartbeat_every,
-            self.stop.clone(),
-        );
+        let readiness =
+            Readiness::new(self.progress.clone(), self.bus.clone(), self.ttl.clone(), self.stop.clone());
         let readiness = Arc::new(readiness);
         let status = Arc::new(Status::new(
             self.name.clone(),
@@ -285,6 +283,7 @@ impl Parts {
             sequencer: limits.sequencer,
             poll_every: limits.poll_every,
             poll_degraded: limits.poll_degraded,
+            bus_silence: limits.bus_silence,
         };
         tasks.spawn(subscriber::run(feed, events));
         tokio::spawn(supervise(self.stop.clone(), tasks, self.hub.clone()));

@@ -15,8 +15,8 @@ use crate::ttl::Ttl;
 /// One reason why a node is not ready.
 pub type Unready = &'static str;
 
-/// How many bus heartbeats may fail to come back before the bus counts as down.
-const MISSED_HEARTBEATS: u32 = 5;
+/// For how long no bus heartbeat may come back before the node counts as cut off.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
 
 /// The last error of a server that a node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,21 +33,14 @@ pub struct Readiness {
     progress: Arc<Progress>,
     bus: Bus,
     ttl: Ttl,
-    bus_heartbeat_every: Duration,
     draining: CancellationToken,
     stop: CancellationToken,
 }
 
 impl Readiness {
     /// Of a node whose tasks end with `stop`.
-    pub fn new(
-        progress: Arc<Progress>,
-        bus: Bus,
-        ttl: Ttl,
-        bus_heartbeat_every: Duration,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { progress, bus, ttl, bus_heartbeat_every, draining: CancellationToken::new(), stop }
+    pub fn new(progress: Arc<Progress>, bus: Bus, ttl: Ttl, stop: CancellationToken) -> Self {
+        Self { progress, bus, ttl, draining: CancellationToken::new(), stop }
     }
 
     /// Why this node should get no new listeners; empty when it is ready.
@@ -70,7 +63,7 @@ impl Readiness {
 
     /// Whether the bus brings back this node's heartbeats.
     pub fn is_bus_ok(&self) -> bool {
-        self.progress.has_received_bus_heartbeat_within(self.bus_heartbeat_every * MISSED_HEARTBEATS)
+        self.progress.has_received_bus_heartbeat_within(CUT_OFF_AFTER)
     }
 
     /// What is wrong with the server behind the bus.

@@ -76,6 +76,11 @@ impl Progress {
         self.bus_heartbeat_at.store(self.now().max(1), Ordering::Relaxed);
     }
 
+    /// When a bus heartbeat last came back, in milliseconds since the node began; `None`: never.
+    pub fn bus_heartbeat_at(&self) -> Option<u64> {
+        Some(self.bus_heartbeat_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
     /// Whether a bus heartbeat has come back in this time.
     pub fn has_received_bus_heartbeat_within(&self, span: Duration) -> bool {
         let bus_heartbeat_at = Duration::from_millis(self.bus_heartbeat_at.load(Ordering::Relaxed));

@@ -61,8 +61,10 @@ pub struct Feed {
     pub sequencer: SequencerLimits,
     /// How often the log's head is compared with what was applied.
     pub poll_every: Duration,
-    /// The same, while the bus is down.
+    /// The same, while the bus is down or silent.
     pub poll_degraded: Duration,
+    /// After how long without a heartbeat of this node the bus counts as silent.
+    pub bus_silence: Duration,
 }
 
 struct Subscriber {
@@ -72,6 +74,8 @@ struct Subscriber {
     /// `None` until the log was seen.
     at: Option<(Epoch, Sequencer)>,
     is_bus_down: bool,
+    /// No heartbeat comes back, though no connection has broken.
+    is_bus_silent: bool,
     /// What the store is being asked: one read and one question at most.
     questions: JoinSet<Answer>,
     asking: bool,
@@ -89,6 +93,7 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
         feed: Arc::new(feed),
         at: None,
         is_bus_down: true,
+        is_bus_silent: false,
         questions: JoinSet::new(),
         asking: false,
         asked_time: Instant::now(),
@@ -120,6 +125,7 @@ pub async fn run(feed: Feed, mut bus: BusEvents) {
                 break;
             }
         }
+        subscriber.mind_silence();
         subscriber.advance();
         subscriber.ask_when_due();
     }
@@ -135,7 +141,41 @@ impl Subscriber {
     fn wake_at(&self) -> Instant {
         let is_waiting = self.asking || self.at.as_ref().is_some_and(|(_, sequencer)| sequencer.is_waiting());
         let soon = Instant::now() + TICK;
-        if is_waiting { soon } else { self.ask_at.max(soon) }
+        if is_waiting {
+            return soon;
+        }
+        let silent_in = (!self.is_bus_silent).then(|| self.silent_in()).flatten();
+        let silent_at = silent_in.map_or(self.ask_at, |silent_in| Instant::now() + silent_in);
+        self.ask_at.min(silent_at).max(soon)
+    }
+
+    /// How long until the bus counts as silent, unless a heartbeat comes; `None` before the first one.
+    fn silent_in(&self) -> Option<Duration> {
+        let heard_at = self.feed.progress.bus_heartbeat_at()?;
+        let silence = Duration::from_millis(self.now().saturating_sub(heard_at));
+        Some(self.feed.bus_silence.saturating_sub(silence))
+    }
+
+    /// Whether heartbeats come back. Where none do the store is asked often, as while the bus is down: a server that is
+    /// frozen breaks no connection.
+    fn mind_silence(&mut self) {
+        let is_silent = self.silent_in().is_some_and(|silent_in| silent_in.is_zero());
+        if is_silent == self.is_bus_silent {
+            return;
+        }
+        self.is_bus_silent = is_silent;
+        if is_silent {
+            metrics::counter!("carillon_bus_silences_total").increment(1);
+            self.ask_at = Instant::now();
+        }
+        self.tell_sequencer();
+    }
+
+    fn tell_sequencer(&mut self) {
+        let is_degraded = self.is_bus_down || self.is_bus_silent;
+        if let Some((_, sequencer)) = &mut self.at {
+            sequencer.degraded(is_degraded);
+        }
     }
 
     fn received(&mut self, event: BusEvent) {
@@ -160,9 +200,7 @@ impl Subscriber {
                 self.ask_at = Instant::now();
             }
         }
-        if let Some((_, sequencer)) = &mut self.at {
-            sequencer.degraded(self.is_bus_down);
-        }
+        self.tell_sequencer();
     }
 
     /// The store has what the message spoke of. A cluster whose nodes are of two versions brings many of these.
@@ -298,7 +336,7 @@ impl Subscriber {
             _ => {
                 let mut sequencer =
                     Sequencer::new(self.feed.sequencer.clone(), state.epoch.clone(), state.head());
-                sequencer.degraded(self.is_bus_down);
+                sequencer.degraded(self.is_bus_down || self.is_bus_silent);
                 sequencer.set_digests(has_digests);
                 self.at = Some((state.epoch.clone(), sequencer));
                 self.feed.epoch.send_replace(Some(state.epoch.clone()));
@@ -361,7 +399,7 @@ impl Subscriber {
         if self.asking || now < self.ask_at || is_off {
             return;
         }
-        let is_degraded = self.is_bus_down || self.at.is_none();
+        let is_degraded = self.is_bus_down || self.is_bus_silent || self.at.is_none();
         let pause = if is_degraded { self.feed.poll_degraded } else { self.feed.poll_every };
         self.ask_at = now + pause.mul_f64(rand::rng().random_range(0.9..1.1));
         self.asking = true;
