@@ -25,7 +25,7 @@ use crate::http::Services;
 use crate::identity::Accounts;
 use crate::identity::topic_rules::TopicRules;
 use crate::publishing::retention::{Retention, RetentionLimits};
-use crate::publishing::{PublishLimits, Publisher};
+use crate::publishing::{PublishLimits, Publisher, PublisherParts};
 use crate::reading::Inbox;
 use crate::store::clock::Clock;
 use crate::store::{Pool, SEEN_EVERY, Store};
@@ -196,15 +196,17 @@ impl Parts {
         let mut tasks = JoinSet::new();
         let known_epoch = self.epoch.subscribe();
         let notifier = Notifier::over(self.bus.clone(), self.writer.clone());
-        let publisher = Publisher::start(
-            &mut tasks,
-            self.store.clone(),
-            self.hub.applied_cell(),
-            self.bus.clone(),
-            self.writer.clone(),
-            self.ttl.clone(),
-            &limits.publish,
-        );
+        let (log, authentication) = (self.store.on(Pool::Log), self.store.on(Pool::Authentication));
+        let accounts = Accounts::new(authentication.clone(), self.ttl.clone(), notifier.clone());
+        let parts = PublisherParts {
+            store: self.store.clone(),
+            names: accounts.names().clone(),
+            applied: self.hub.applied_cell(),
+            bus: self.bus.clone(),
+            messages: self.writer.clone(),
+            ttl: self.ttl.clone(),
+        };
+        let publisher = Publisher::start(&mut tasks, parts, &limits.publish);
         let readiness = Readiness::new(
             self.progress.clone(),
             self.bus.clone(),
@@ -223,8 +225,6 @@ impl Parts {
             self.ttl.clone(),
         ));
         self.spawn_timers(&mut tasks, &status, &limits);
-        let (log, authentication) = (self.store.on(Pool::Log), self.store.on(Pool::Authentication));
-        let accounts = Accounts::new(authentication.clone(), self.ttl.clone(), notifier.clone());
         let mut endings = Endings::new(authentication, accounts.clone(), self.hub.clone());
         every!(tasks, limits.poll_every, endings.follow().await);
         let expirations = Expirations {

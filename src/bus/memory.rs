@@ -59,9 +59,8 @@ impl MemoryBus {
 
     /// Whether others would hear what is published.
     pub(super) fn has_others(&self) -> bool {
-        let is_other = |member: Arc<Member>| {
-            !Arc::ptr_eq(&member, &self.member) && member.received.has_reader()
-        };
+        let is_other =
+            |member: Arc<Member>| !Arc::ptr_eq(&member, &self.member) && member.received.has_reader();
         lock(&self.room.members).iter().any(|member| member.upgrade().is_some_and(is_other))
     }
 

@@ -57,7 +57,8 @@ impl RedisBus {
         let verbs = if servers.is_cluster() { &SHARDED } else { &PLAIN };
         let desired = Arc::new(Desired::default());
         let subscriptions = Subscriptions::of(desired.clone());
-        let subscriber = Subscriber { servers: servers.clone(), verbs, subscriptions, received: received.clone() };
+        let subscriber =
+            Subscriber { servers: servers.clone(), verbs, subscriptions, received: received.clone() };
         tokio::spawn(subscriber.run());
         let links = Links::new(servers.clone());
         Ok((Self { servers, verbs, links, desired, received }, events))

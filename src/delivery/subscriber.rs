@@ -229,6 +229,7 @@ impl Subscriber {
                 guard.notify(&audience, ServerEvent::retract(position));
             }
             Notice::Ended(credentials) => endings::end(&self.feed.accounts, hub, &credentials),
+            Notice::UserChanged(user) => self.feed.accounts.names().forget(user),
             Notice::Presence { topic, joined, left } => {
                 self.feed.presence.remote_change(RemoteChange { topic, node: sender, joined, left });
             }

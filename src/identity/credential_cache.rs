@@ -1,136 +1,159 @@
-//! What the store lately answered about sessions and tokens, in this process: most requests need not ask it again.
+//! Who sessions and tokens stand for, as the store lately said: most requests need not ask it again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
+use futures_util::FutureExt as _;
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 
-use super::{CACHED_FOR, Identity};
-use crate::account::{Credential, SecretHash};
+use super::Identity;
+use super::lookup::{Found, Lookup, lru};
+use crate::account::{Credential, SecretHash, Session, Token};
+use crate::store::{SEEN_EVERY, Store, StoreError};
 
-/// How many answers a node keeps, at about a kilobyte each; the least used leave first.
-const MAX_CACHED: u64 = 100_000;
+/// How many notes that a session is in use are written at once on one node; the others are made the next time.
+const CONCURRENT_NOTES: usize = 4;
 
-/// Identities by the hash of the secret that stands for them, each for [`CACHED_FOR`]. Clones share it.
-///
-/// What has ended is forgotten at once ([`Self::forget`]), and an answer that was asked for before that is not kept
-/// after it.
+/// Identities by the hash of the secret that stands for them. What has ended is forgotten at once. Clones share it.
 #[derive(Clone)]
-pub struct CredentialCache {
-    identities: Cache<SecretHash, Identity>,
+pub(super) struct CredentialCache {
+    sessions: Lookup<SecretHash, Identity>,
+    tokens: Lookup<SecretHash, Identity>,
     /// What stands for a token: notices name tokens by their id.
     token_secrets: Cache<i64, SecretHash>,
-    /// How often something was forgotten.
-    forgotten: Arc<AtomicU64>,
 }
 
-/// Taken before the store is asked, and given back with its answer.
-#[derive(Clone, Copy)]
-pub struct Asked(u64);
-
 impl CredentialCache {
-    /// With nothing in it.
-    pub fn new() -> Self {
-        Self { identities: lru(), token_secrets: lru(), forgotten: Arc::default() }
-    }
-
-    /// Whom this secret stands for, if that is known.
-    pub fn get(&self, secret: &SecretHash) -> Option<Identity> {
-        self.identities.get(secret)
-    }
-
-    /// The store is about to be asked.
-    pub fn asking(&self) -> Asked {
-        Asked(self.forgotten.load(Ordering::SeqCst))
-    }
-
-    /// Keeps the store's answer.
-    pub fn put(&self, secret: SecretHash, identity: &Identity, Asked(forgotten): Asked) {
-        if let Credential::Token(id) = identity.credential {
-            self.token_secrets.insert(id, secret);
+    /// Of what is in `store`.
+    pub(super) fn new(store: &Store) -> Self {
+        let (of_sessions, of_tokens) = (store.clone(), store.clone());
+        let used = SessionUse { store: store.clone(), noting: Arc::new(Semaphore::new(CONCURRENT_NOTES)) };
+        let token_secrets: Cache<i64, SecretHash> = lru();
+        let secrets = token_secrets.clone();
+        Self {
+            sessions: Lookup::new(move |keys| {
+                let (store, used) = (of_sessions.clone(), used.clone());
+                async move { sessions(&store, &used, keys).await }.boxed()
+            }),
+            tokens: Lookup::new(move |keys| {
+                let (store, secrets) = (of_tokens.clone(), secrets.clone());
+                async move { tokens(&store, &secrets, keys).await }.boxed()
+            }),
+            token_secrets,
         }
-        self.identities.insert(secret, identity.clone());
-        // `forget` counts first and removes then: either that is seen here, or its removal comes after this insertion.
-        if self.forgotten.load(Ordering::SeqCst) != forgotten {
-            self.identities.invalidate(&secret);
-        }
+    }
+
+    /// Who holds this session, if it has not ended.
+    pub(super) async fn by_session(&self, secret: &SecretHash) -> Result<Option<Identity>, StoreError> {
+        self.sessions.get(secret).await
+    }
+
+    /// Whose token this is, if it is valid.
+    pub(super) async fn by_token(&self, secret: &SecretHash) -> Result<Option<Identity>, StoreError> {
+        self.tokens.get(secret).await
     }
 
     /// These permit nothing any more.
-    pub fn forget(&self, ended: &[Credential]) {
-        self.forgotten.fetch_add(1, Ordering::SeqCst);
-        for credential in ended {
-            let secret = match credential {
-                Credential::Session(secret) => Some(*secret),
-                Credential::Token(id) => self.token_secrets.get(id),
-            };
-            if let Some(secret) = secret {
-                self.identities.invalidate(&secret);
-            }
-        }
+    pub(super) fn forget(&self, ended: &[Credential]) {
+        let session = |c: &Credential| if let Credential::Session(secret) = c { Some(*secret) } else { None };
+        let token =
+            |c: &Credential| if let Credential::Token(id) = c { self.token_secrets.get(id) } else { None };
+        let (sessions, tokens): (Vec<_>, Vec<_>) =
+            (ended.iter().filter_map(session).collect(), ended.iter().filter_map(token).collect());
+        self.sessions.forget(&sessions);
+        self.tokens.forget(&tokens);
     }
 }
 
-/// Least recently used, not moka's own policy: that one may refuse a new answer to a full cache.
-fn lru<K, V>() -> Cache<K, V>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    Cache::builder()
-        .max_capacity(MAX_CACHED)
-        .eviction_policy(EvictionPolicy::lru())
-        .time_to_live(CACHED_FOR)
-        .build()
+async fn sessions(store: &Store, used: &SessionUse, keys: Vec<SecretHash>) -> Found<SecretHash, Identity> {
+    let found = store.sessions_by_secrets(&keys).await?;
+    let identity = |(secret, session): (SecretHash, Session)| {
+        used.note(&session, secret);
+        let Session { id, user, .. } = session;
+        let credential = Credential::Session(secret);
+        (secret, Identity { user, credential, scopes: None, session: Some(id) })
+    };
+    Ok(found.into_iter().map(identity).collect())
+}
+
+async fn tokens(
+    store: &Store,
+    secrets: &Cache<i64, SecretHash>,
+    keys: Vec<SecretHash>,
+) -> Found<SecretHash, Identity> {
+    let found = store.tokens_by_secrets(&keys).await?;
+    let identity = |(secret, token): (SecretHash, Token)| {
+        // Before the answer is kept: who forgets the token must find it.
+        secrets.insert(token.id, secret);
+        let Token { id, user, scopes, .. } = token;
+        let credential = Credential::Token(id);
+        (secret, Identity { user, credential, scopes: Some(scopes), session: None })
+    };
+    Ok(found.into_iter().map(identity).collect())
+}
+
+/// Notes that sessions are in use.
+#[derive(Clone)]
+struct SessionUse {
+    store: Store,
+    noting: Arc<Semaphore>,
+}
+
+impl SessionUse {
+    /// Notes it now and then, without the request waiting for it.
+    fn note(&self, session: &Session, secret: SecretHash) {
+        if Duration::from_millis(u64::try_from(session.read_at - session.seen_at).unwrap_or(0)) < SEEN_EVERY {
+            return;
+        }
+        let Ok(turn) = self.noting.clone().try_acquire_owned() else { return };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.touch_sessions(&[secret], SEEN_EVERY).await {
+                tracing::debug!(%error, "the use of a session was not noted");
+            }
+            drop(turn);
+        });
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::account::{Role, Scope, User};
-    use crate::event::UserId;
+    use crate::account::{Role, Scope};
+    use crate::store::StoreLimits;
 
-    fn identity(credential: Credential) -> Identity {
-        let user = User {
-            id: UserId::from(1),
-            name: "alice".into(),
-            public_id: "p".into(),
-            display_name: None,
-            names: vec!["alice".into()],
-            role: Role::Listener,
-            created_at: 0,
-            disabled_at: None,
-        };
-        let session = matches!(credential, Credential::Session(_)).then(Uuid::nil);
-        Identity { user, credential, scopes: Some(vec![Scope::Listen]), session }
+    /// A store with a session and a token, the numbers of their secrets, and the token's id.
+    async fn store() -> (Store, [SecretHash; 2], i64) {
+        let store = Store::open("sqlite::memory:", &StoreLimits::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        let user = store.create_user("alice", "hash", Role::Listener).await.unwrap().id;
+        let (session, token) = ([1; 32], [2; 32]);
+        store.create_session(user, &session, Duration::from_secs(600), "").await.unwrap().unwrap();
+        let id = store.create_token(user, "t", &token, &[Scope::Listen], None).await.unwrap().id;
+        (store, [session, token], id)
     }
 
-    #[test]
-    fn a_session_is_forgotten_by_its_secret_and_a_token_by_its_id() {
-        let cache = CredentialCache::new();
-        for (secret, credential) in [([1; 32], Credential::Session([1; 32])), ([2; 32], Credential::Token(7))]
-        {
-            cache.put(secret, &identity(credential), cache.asking());
-            assert_eq!(cache.get(&secret).map(|identity| identity.credential), Some(credential));
-            cache.forget(&[Credential::Token(8), Credential::Session([9; 32])]);
-            assert!(cache.get(&secret).is_some(), "another's end forgets nothing of this one");
-            cache.forget(&[credential]);
-            assert!(cache.get(&secret).is_none());
-        }
-    }
-
-    #[test]
-    fn an_answer_from_before_the_end_is_not_kept_after_it() {
-        let cache = CredentialCache::new();
-        let credential = Credential::Token(7);
-        let asked = cache.asking();
-        cache.forget(&[credential]);
-        cache.put([1; 32], &identity(credential), asked);
-        assert!(cache.get(&[1; 32]).is_none());
-        cache.put([1; 32], &identity(credential), cache.asking());
-        assert!(cache.get(&[1; 32]).is_some(), "what is asked afterwards is kept");
+    #[tokio::test]
+    async fn a_session_is_forgotten_by_its_secret_and_a_token_by_its_id() {
+        let (store, [session, token], id) = store().await;
+        let cache = CredentialCache::new(&store);
+        assert_eq!(
+            cache.by_session(&session).await.unwrap().unwrap().credential,
+            Credential::Session(session)
+        );
+        assert_eq!(cache.by_token(&token).await.unwrap().unwrap().credential, Credential::Token(id));
+        assert!(cache.by_token(&session).await.unwrap().is_none(), "a session is no token");
+        store.end_session(&session).await.unwrap();
+        store.revoke_token(id, None).await.unwrap();
+        cache.forget(&[Credential::Token(id + 1), Credential::Session([9; 32])]);
+        assert!(
+            cache.by_session(&session).await.unwrap().is_some(),
+            "another's end forgets nothing of this one"
+        );
+        assert!(cache.by_token(&token).await.unwrap().is_some());
+        cache.forget(&[Credential::Token(id), Credential::Session(session)]);
+        assert!(cache.by_session(&session).await.unwrap().is_none());
+        assert!(cache.by_token(&token).await.unwrap().is_none());
     }
 }

@@ -1,7 +1,9 @@
 //! Accounts: passwords, sessions and tokens. Secrets are random, handed out once and kept only as hashes.
 
 mod credential_cache;
+mod lookup;
 pub mod topic_rules;
+mod user_names;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +21,18 @@ use uuid::Uuid;
 use self::credential_cache::CredentialCache;
 use crate::account::{Credential, Ending, Role, Scope, SecretHash, Session, Token, User};
 use crate::bus::Notifier;
+use crate::bus::message::{GLOBAL, Notice};
 use crate::event::name::check_name;
 use crate::event::{Invalid, Millis, UserId};
-use crate::store::{SEEN_EVERY, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::ttl::{RateDecision, Ttl};
+pub use user_names::UserNames;
 
 /// How long a session lasts that is not to be remembered.
 pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// How long a remembered session lasts.
 pub const REMEMBERED_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// How long a node keeps what the store answered about a session or token. It is the longest delay of a revocation whose
+/// How long a node keeps what the store answered about a session, a token or a name. It is the longest delay of a revocation whose
 /// ending the node could not read; a stream that was opened by such an answer ends at the next check after that. The
 /// two together stay below 30 s.
 pub const CACHED_FOR: Duration = Duration::from_secs(15);
@@ -41,8 +45,6 @@ const CONCURRENT_HASHES: usize = 2;
 /// Attempts to sign in to one account at once, and the time for another.
 const SIGN_IN_BURST: u32 = 10;
 const SIGN_IN_EVERY: Duration = Duration::from_secs(6);
-/// How many such notes are written at once on one node; the others are made the next time.
-const CONCURRENT_NOTES: usize = 4;
 /// The most characters kept of what a browser calls itself.
 const MAX_USER_AGENT: usize = 256;
 /// The most names that one user may have had: every request's identity carries them.
@@ -109,16 +111,16 @@ pub struct Accounts {
     ttl: Ttl,
     notifier: Notifier,
     cache: CredentialCache,
+    names: UserNames,
     hashing: Arc<Semaphore>,
-    noting: Arc<Semaphore>,
 }
 
 impl Accounts {
     /// Accounts kept in `store`, with attempts to sign in limited in `ttl`. What ends is written, then sent by `notifier`.
     pub fn new(store: Store, ttl: Ttl, notifier: Notifier) -> Self {
         let hashing = Arc::new(Semaphore::new(CONCURRENT_HASHES));
-        let noting = Arc::new(Semaphore::new(CONCURRENT_NOTES));
-        Self { store, ttl, notifier, cache: CredentialCache::new(), hashing, noting }
+        let (cache, names) = (CredentialCache::new(&store), UserNames::new(&store));
+        Self { store, ttl, notifier, cache, names, hashing }
     }
 
     /// Adds a user.
@@ -136,7 +138,9 @@ impl Accounts {
                 Invalid::new("name", format!("has changed too often: at most {MAX_NAMES} names")).into()
             );
         }
-        Ok(self.store.rename_user(user.id, name).await?)
+        let is_there = self.store.rename_user(user.id, name).await?;
+        self.changed(user.id).await;
+        Ok(is_there)
     }
 
     /// Ends a user's sessions, and has their tokens permit nothing until [`Self::enable`]; gives how many it were.
@@ -157,6 +161,7 @@ impl Accounts {
     /// Removes a user for good, with their sessions and tokens.
     pub async fn remove(&self, user: UserId) -> Result<(), StoreError> {
         self.ended(self.store.remove_user(user).await?).await;
+        self.changed(user).await;
         Ok(())
     }
 
@@ -235,6 +240,12 @@ impl Accounts {
         credentials.len()
     }
 
+    /// This user is called otherwise now, or is gone.
+    async fn changed(&self, user: UserId) {
+        self.names.forget(user);
+        self.notifier.notify(GLOBAL.to_owned(), Notice::UserChanged(user)).await;
+    }
+
     /// Takes what is cached of these out of this node's cache.
     pub fn forget(&self, ended: &[Credential]) {
         self.cache.forget(ended);
@@ -242,35 +253,7 @@ impl Accounts {
 
     /// Who holds this session, if it has not ended.
     pub async fn by_session(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
-        let hash = hash_secret(secret);
-        let ask = async {
-            let session = self.store.session_by_secret(&hash).await?;
-            Ok(session.map(|session| {
-                self.note_use(&session, hash);
-                Identity {
-                    user: session.user,
-                    credential: Credential::Session(hash),
-                    scopes: None,
-                    session: Some(session.id),
-                }
-            }))
-        };
-        self.cached(hash, ask).await
-    }
-
-    /// Notes that a session is in use, now and then, without the request waiting for it.
-    fn note_use(&self, session: &Session, secret: SecretHash) {
-        if Duration::from_millis(u64::try_from(session.read_at - session.seen_at).unwrap_or(0)) < SEEN_EVERY {
-            return;
-        }
-        let Ok(turn) = self.noting.clone().try_acquire_owned() else { return };
-        let store = self.store.clone();
-        tokio::spawn(async move {
-            if let Err(error) = store.touch_sessions(&[secret], SEEN_EVERY).await {
-                tracing::debug!(%error, "the use of a session was not noted");
-            }
-            drop(turn);
-        });
+        self.cache.by_session(&hash_secret(secret)).await
     }
 
     /// Adds a token; gives its secret.
@@ -298,34 +281,12 @@ impl Accounts {
 
     /// Whose token this is, if it is valid.
     pub async fn by_token(&self, secret: &str) -> Result<Option<Identity>, StoreError> {
-        let hash = hash_secret(secret);
-        let ask = async {
-            let token = self.store.token_by_secret(&hash).await?;
-            Ok(token.map(|token| Identity {
-                user: token.user,
-                credential: Credential::Token(token.id),
-                scopes: Some(token.scopes),
-                session: None,
-            }))
-        };
-        self.cached(hash, ask).await
+        self.cache.by_token(&hash_secret(secret)).await
     }
 
-    /// Asks the cache, then the store; whom the store found is cached for a short while.
-    async fn cached(
-        &self,
-        secret: SecretHash,
-        ask: impl Future<Output = Result<Option<Identity>, StoreError>>,
-    ) -> Result<Option<Identity>, StoreError> {
-        if let Some(identity) = self.cache.get(&secret) {
-            return Ok(Some(identity));
-        }
-        let asked = self.cache.asking();
-        let found = ask.await?;
-        if let Some(identity) = &found {
-            self.cache.put(secret, identity, asked);
-        }
-        Ok(found)
+    /// Users by their names.
+    pub fn names(&self) -> &UserNames {
+        &self.names
     }
 
     async fn hash(&self, password: &str) -> Result<String, AccountError> {

@@ -28,6 +28,7 @@ use crate::bus::message::MessageWriter;
 use crate::event::{
     AppliedCell, Audience, Draft, Event, Fingerprint, Invalid, NewEvent, Position, Recipients, Topic, UserId,
 };
+use crate::identity::UserNames;
 use crate::store::{AppendedEvent, Pool, Store, StoreError};
 use crate::ttl::Ttl;
 use announcer::Announcements;
@@ -141,10 +142,26 @@ fn size(data: &str, audience: &Audience) -> usize {
     data.len() + size_of::<UserId>() * audience.targets() + size_of::<Event>()
 }
 
+/// What a publisher stands on.
+pub struct PublisherParts {
+    /// The log.
+    pub store: Store,
+    /// Whom events may be for.
+    pub names: UserNames,
+    /// How far this node's listeners are.
+    pub applied: Arc<AppliedCell>,
+    /// Where appends are announced.
+    pub bus: Bus,
+    /// What writes the announcements.
+    pub messages: MessageWriter,
+    /// Where events that expire have their keys.
+    pub ttl: Ttl,
+}
+
 /// One node's way into the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
-    store: Store,
+    names: UserNames,
     requests: mpsc::Sender<Request>,
     budget: ByteBudget,
     published: Arc<AtomicU64>,
@@ -152,17 +169,9 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use. `applied` is
-    /// how far this node's listeners are; `messages` writes what is sent.
-    pub fn start(
-        tasks: &mut JoinSet<()>,
-        store: Store,
-        applied: Arc<AppliedCell>,
-        bus: Bus,
-        messages: MessageWriter,
-        ttl: Ttl,
-        limits: &PublishLimits,
-    ) -> Self {
+    /// Starts the writer and the announcer in `tasks`: without either, the node is of no use.
+    pub fn start(tasks: &mut JoinSet<()>, parts: PublisherParts, limits: &PublishLimits) -> Self {
+        let PublisherParts { store, names, applied, bus, messages, ttl } = parts;
         let (requests, inbox) = mpsc::channel(limits.queue);
         let (announcements, committed) = mpsc::channel(limits.announcements);
         let budget = ByteBudget::new(limits.announcement_bytes);
@@ -172,8 +181,8 @@ impl Publisher {
         let log = Log { store: store.on(Pool::Log), applied, published: published.clone() };
         tasks.spawn(writer::write(log, Gatherer::new(inbox, limits.clone()), announcements));
         tasks.spawn(announcer::announce(bus, messages, ttl, committed));
-        let (store, budget) = (store.on(Pool::Authentication), ByteBudget::new(limits.queue_bytes));
-        Self { store, requests, budget, published, max_recipients: limits.recipients }
+        let budget = ByteBudget::new(limits.queue_bytes);
+        Self { names, requests, budget, published, max_recipients: limits.recipients }
     }
 
     /// How many events this node has committed since it began.
@@ -232,7 +241,7 @@ impl Publisher {
         if names.is_empty() {
             return Ok(HashMap::new());
         }
-        Ok(self.store.resolve_names(&names).await?.into_iter().collect())
+        Ok(self.names.resolve(names).await?)
     }
 }
 

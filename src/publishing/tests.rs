@@ -36,7 +36,9 @@ async fn start_at(
     let mut tasks = JoinSet::new();
     let epoch = tokio::sync::watch::channel(Some(history)).1;
     let messages = MessageWriter::new("n1", epoch);
-    (Publisher::start(&mut tasks, store, applied, bus, messages, ttl, limits), tasks)
+    let names = UserNames::new(&store);
+    let parts = PublisherParts { store, names, applied, bus, messages, ttl };
+    (Publisher::start(&mut tasks, parts, limits), tasks)
 }
 
 #[tokio::test]

@@ -408,7 +408,12 @@ impl Store {
 
     /// The token with this secret, if it is neither revoked nor expired, and its user not disabled.
     pub async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
-        forward!(self.token_by_secret(secret))
+        Ok(self.tokens_by_secrets(std::slice::from_ref(secret)).await?.pop().map(|(_, token)| token))
+    }
+
+    /// The same of several; those that there are, in no order.
+    pub async fn tokens_by_secrets(&self, secrets: &[SecretHash]) -> Result<Vec<(SecretHash, Token)>> {
+        forward!(self.tokens_by_secrets(secrets))
     }
 
     /// Revokes a token if it is `owner`'s (`None`: anybody's); gives its secret's hash if it was valid until now.
@@ -441,7 +446,12 @@ impl Store {
 
     /// The session with this secret, if it has not ended.
     pub async fn session_by_secret(&self, secret: &SecretHash) -> Result<Option<Session>> {
-        forward!(self.session_by_secret(secret))
+        Ok(self.sessions_by_secrets(std::slice::from_ref(secret)).await?.pop().map(|(_, session)| session))
+    }
+
+    /// The same of several; those that there are, in no order.
+    pub async fn sessions_by_secrets(&self, secrets: &[SecretHash]) -> Result<Vec<(SecretHash, Session)>> {
+        forward!(self.sessions_by_secrets(secrets))
     }
 
     /// Ends a session; gives whether there was one.

@@ -147,6 +147,7 @@ fn old_notice(sender: &str, notice: &Notice) -> Option<OldNotice> {
             OldNotice::Retracted { position, audience: targets(&audience)? }
         }
         Notice::Ended(credentials) => OldNotice::Ended(credentials),
+        Notice::UserChanged(_) => return None,
         Notice::Presence { topic, joined, left } => {
             OldNotice::Presence { topic, node: sender.to_owned(), joined, left }
         }

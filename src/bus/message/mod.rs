@@ -99,7 +99,8 @@ impl Received {
         match &self.message {
             Message::Announcement(announcement) => {
                 let carried = announcement.carried.iter();
-                let carried: usize = carried.map(|e| e.data.len() + AROUND_DATA + named_size(&e.audience)).sum();
+                let carried: usize =
+                    carried.map(|e| e.data.len() + AROUND_DATA + named_size(&e.audience)).sum();
                 around + carried
             }
             Message::Copy(copy) => around + copy.data.len(),
@@ -240,6 +241,8 @@ pub enum Notice {
     },
     /// These permit nothing any more.
     Ended(Vec<Credential>),
+    /// A user is called otherwise now, or is gone.
+    UserChanged(UserId),
     /// Who came to the sending node and who left it, on one topic.
     Presence {
         /// The topic.
@@ -268,7 +271,10 @@ impl Notice {
     pub fn has_position(&self) -> bool {
         match self {
             Self::Read { .. } | Self::ReadUpTo { .. } | Self::Retracted { .. } => true,
-            Self::ReadUpToTakenBack { .. } | Self::Ended(_) | Self::Presence { .. } => false,
+            Self::ReadUpToTakenBack { .. }
+            | Self::Ended(_)
+            | Self::UserChanged(_)
+            | Self::Presence { .. } => false,
         }
     }
 }

@@ -42,11 +42,11 @@ const TOKENS: &str = concat!(
     " from tokens t join users u on u.id = t.user_id
       where $1 is null or t.user_id = $1 order by t.id desc limit $2"
 );
-const TOKEN_BY_SECRET: &str = concat!(
-    "select ",
+const TOKENS_BY_SECRETS: &str = concat!(
+    "select t.secret, ",
     token_columns!(),
     " from tokens t join users u on u.id = t.user_id
-      where t.secret = $1 and u.disabled_at is null and ",
+      where t.secret = any($1) and u.disabled_at is null and ",
     token_is_valid!()
 );
 const VALID_TOKENS: &str = concat!(
@@ -84,11 +84,11 @@ const CREATE_SESSION: &str = concat!(
     session_columns!(),
     " from clock, s join users u on u.id = s.user_id"
 );
-const SESSION_BY_SECRET: &str = concat!(
-    "with clock as materialized (select carillon_now() as now) select ",
+const SESSIONS_BY_SECRETS: &str = concat!(
+    "with clock as materialized (select carillon_now() as now) select s.secret, ",
     session_columns!(),
     " from clock, sessions s join users u on u.id = s.user_id
-      where s.secret = $1 and s.expires_at > clock.now and ",
+      where s.secret = any($1) and s.expires_at > clock.now and ",
     session_holds!()
 );
 const SESSIONS: &str = concat!(
@@ -157,10 +157,17 @@ impl PostgresStore {
         Ok(rows.iter().map(token).collect::<sqlx::Result<_>>().map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
-        let query = sqlx::query(TOKEN_BY_SECRET).bind(secret.as_slice());
-        let row = self.within(async |c| query.fetch_optional(c).await).await?;
-        Ok(row.as_ref().map(token).transpose().map_err(Failure::Sql)?)
+    pub(in crate::store) async fn tokens_by_secrets(
+        &self,
+        secrets: &[SecretHash],
+    ) -> Result<Vec<(SecretHash, Token)>> {
+        let query = sqlx::query(TOKENS_BY_SECRETS).bind(secrets);
+        let rows = self.within(async |c| query.fetch_all(c).await).await?;
+        Ok(rows
+            .iter()
+            .map(|row| with_secret(row, token))
+            .collect::<sqlx::Result<_>>()
+            .map_err(Failure::Sql)?)
     }
 
     pub(in crate::store) async fn revoke_token(
@@ -189,10 +196,17 @@ impl PostgresStore {
         Ok(row.as_ref().map(session).transpose().map_err(Failure::Sql)?)
     }
 
-    pub(in crate::store) async fn session_by_secret(&self, secret: &SecretHash) -> Result<Option<Session>> {
-        let query = sqlx::query(SESSION_BY_SECRET).bind(secret.as_slice());
-        let row = self.within(async |c| query.fetch_optional(c).await).await?;
-        Ok(row.as_ref().map(session).transpose().map_err(Failure::Sql)?)
+    pub(in crate::store) async fn sessions_by_secrets(
+        &self,
+        secrets: &[SecretHash],
+    ) -> Result<Vec<(SecretHash, Session)>> {
+        let query = sqlx::query(SESSIONS_BY_SECRETS).bind(secrets);
+        let rows = self.within(async |c| query.fetch_all(c).await).await?;
+        Ok(rows
+            .iter()
+            .map(|row| with_secret(row, session))
+            .collect::<sqlx::Result<_>>()
+            .map_err(Failure::Sql)?)
     }
 
     pub(in crate::store) async fn sessions(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Session>> {
@@ -255,6 +269,11 @@ impl PostgresStore {
         }
         Ok(credentials.iter().filter(|credential| ended.contains(credential)).copied().collect())
     }
+}
+
+/// What a row holds, with the secret's hash in it.
+fn with_secret<T>(row: &PgRow, read: fn(&PgRow) -> sqlx::Result<T>) -> sqlx::Result<(SecretHash, T)> {
+    Ok((row.try_get("secret")?, read(row)?))
 }
 
 fn token(row: &PgRow) -> sqlx::Result<Token> {

@@ -7,15 +7,15 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::users::{hashes, is_valid, millis, user, user_columns};
-use super::{SqliteStore, failed, now};
+use super::{SqliteStore, failed, list, now};
 use crate::account::{Credential, Scope, SecretHash, Session, Token};
 use crate::event::UserId;
-use crate::store::Result;
+use crate::store::{Result, StoreError};
 
 macro_rules! tokens {
     () => {
         concat!(
-            "select t.id, t.name, t.scopes, t.created_at, t.expires_at, t.revoked_at, ",
+            "select t.secret, t.id, t.name, t.scopes, t.created_at, t.expires_at, t.revoked_at, ",
             user_columns!(),
             " from tokens t join users u on u.id = t.user_id "
         )
@@ -31,8 +31,11 @@ const CREATE_TOKEN: &str = concat!(
 );
 const TOKEN_BY_ID: &str = concat!(tokens!(), "where t.id = ?1");
 const TOKENS: &str = concat!(tokens!(), "where ?1 is null or t.user_id = ?1 order by t.id desc limit ?2");
-const TOKEN_BY_SECRET: &str =
-    concat!(tokens!(), "where t.secret = ?1 and u.disabled_at is null and ", is_valid!());
+const TOKENS_BY_SECRETS: &str = concat!(
+    tokens!(),
+    "where t.secret in (select unhex(value) from json_each(?1)) and u.disabled_at is null and ",
+    is_valid!()
+);
 const VALID_TOKENS: &str = concat!(
     tokens!(),
     "where (?1 is null or t.user_id = ?1) and (?2 is null or t.id < ?2) and u.disabled_at is null and ",
@@ -56,7 +59,7 @@ const CREATE_SESSION: &str = concat!(
 macro_rules! sessions {
     () => {
         concat!(
-            "select s.id as session_id, s.created_at, coalesce(s.seen_at, s.created_at) as seen_at,
+            "select s.secret, s.id as session_id, s.created_at, coalesce(s.seen_at, s.created_at) as seen_at,
                 s.expires_at, s.user_agent, ",
             now!(),
             " as read_at, ",
@@ -67,7 +70,8 @@ macro_rules! sessions {
         )
     };
 }
-const SESSION_BY_SECRET: &str = concat!(sessions!(), " and s.secret = ?1");
+const SESSIONS_BY_SECRETS: &str =
+    concat!(sessions!(), " and s.secret in (select unhex(value) from json_each(?1))");
 const SESSIONS: &str =
     concat!(sessions!(), " and (?1 is null or s.user_id = ?1) order by seen_at desc, s.id limit ?2");
 const TOUCH_SESSION: &str = concat!(
@@ -120,9 +124,13 @@ impl SqliteStore {
         query.fetch_all(&self.readers).await.map_err(failed)?.iter().map(token).collect()
     }
 
-    pub(in crate::store) async fn token_by_secret(&self, secret: &SecretHash) -> Result<Option<Token>> {
-        let query = sqlx::query(TOKEN_BY_SECRET).bind(secret.as_slice());
-        query.fetch_optional(&self.readers).await.map_err(failed)?.as_ref().map(token).transpose()
+    pub(in crate::store) async fn tokens_by_secrets(
+        &self,
+        secrets: &[SecretHash],
+    ) -> Result<Vec<(SecretHash, Token)>> {
+        let query = sqlx::query(TOKENS_BY_SECRETS).bind(hex_list(secrets));
+        let rows = query.fetch_all(&self.readers).await.map_err(failed)?;
+        rows.iter().map(|row| with_secret(row, token)).collect()
     }
 
     pub(in crate::store) async fn revoke_token(
@@ -150,12 +158,16 @@ impl SqliteStore {
             .bind(Uuid::from_bytes(rand::random()));
         query.execute(&self.writer).await.map_err(failed)?;
         // It may have ended already.
-        self.session_by_secret(secret).await
+        Ok(self.sessions_by_secrets(&[*secret]).await?.pop().map(|(_, session)| session))
     }
 
-    pub(in crate::store) async fn session_by_secret(&self, secret: &SecretHash) -> Result<Option<Session>> {
-        let query = sqlx::query(SESSION_BY_SECRET).bind(secret.as_slice());
-        query.fetch_optional(&self.readers).await.map_err(failed)?.as_ref().map(session).transpose()
+    pub(in crate::store) async fn sessions_by_secrets(
+        &self,
+        secrets: &[SecretHash],
+    ) -> Result<Vec<(SecretHash, Session)>> {
+        let query = sqlx::query(SESSIONS_BY_SECRETS).bind(hex_list(secrets));
+        let rows = query.fetch_all(&self.readers).await.map_err(failed)?;
+        rows.iter().map(|row| with_secret(row, session)).collect()
     }
 
     pub(in crate::store) async fn sessions(&self, user: Option<UserId>, limit: u32) -> Result<Vec<Session>> {
@@ -205,7 +217,7 @@ impl SqliteStore {
         let mut ended = Vec::new();
         for credential in credentials {
             let is_valid = match credential {
-                Credential::Session(secret) => self.session_by_secret(secret).await?.is_some(),
+                Credential::Session(secret) => !self.sessions_by_secrets(&[*secret]).await?.is_empty(),
                 Credential::Token(id) => {
                     let query = sqlx::query_scalar::<_, i64>(TOKEN_IS_VALID).bind(id);
                     query.fetch_one(&self.readers).await.map_err(failed)? > 0
@@ -217,6 +229,19 @@ impl SqliteStore {
         }
         Ok(ended)
     }
+}
+
+/// Hashes for `json_each`, which holds no bytes.
+fn hex_list(secrets: &[SecretHash]) -> String {
+    let hex = |secret: &SecretHash| secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    list(&secrets.iter().map(hex).collect::<Vec<_>>())
+}
+
+/// What a row holds, with the secret's hash in it.
+fn with_secret<T>(row: &SqliteRow, read: fn(&SqliteRow) -> Result<T>) -> Result<(SecretHash, T)> {
+    let secret: Vec<u8> = row.try_get("secret").map_err(failed)?;
+    let secret = secret.try_into().map_err(|_| StoreError::Failed("a secret's hash is not one".into()))?;
+    Ok((secret, read(row)?))
 }
 
 fn token(row: &SqliteRow) -> Result<Token> {
