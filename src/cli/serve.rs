@@ -126,10 +126,18 @@ const METRICS_CONNECTIONS: ConnectionLimits =
     ConnectionLimits { max: 64, ack_timeout: Duration::from_secs(30) };
 
 /// The bounds of each histogram's buckets. One that is not here would be a summary.
-const HISTOGRAMS: [(&str, &[f64]); 1] = [("carillon_append_events", &SIZES)];
+const HISTOGRAMS: [(&str, &[f64]); 3] = [
+    ("carillon_append_events", &SIZES),
+    ("carillon_received_to_committed_seconds", &STAGES),
+    ("carillon_committed_to_announced_seconds", &STAGES),
+];
 
 /// Events.
 const SIZES: [f64; 10] = [1., 2., 4., 8., 16., 32., 64., 128., 256., 512.];
+
+/// Seconds that a stage of an event's way takes.
+const STAGES: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1., 5.];
 
 /// How often a metrics address that is taken is tried again.
 const METRICS_RETRY: Duration = Duration::from_secs(10);

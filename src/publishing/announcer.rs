@@ -1,6 +1,8 @@
 //! What follows a commit. This node learns of it at once, without the bus; the announcer, a task, sends it to the others
 //! and gives expiring events their keys.
 
+use std::time::Instant;
+
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::LiveKey;
@@ -20,6 +22,8 @@ pub(super) struct Committed {
     events: Vec<Event>,
     /// Of the events that expire: until when each key lives.
     keys: Vec<(String, Vec<u8>, Millis)>,
+    /// When it was committed.
+    at: Instant,
     /// Its share of what may wait.
     _budget: OwnedSemaphorePermit,
 }
@@ -33,10 +37,10 @@ pub(super) struct Announcements {
 }
 
 impl Announcements {
-    /// Delivers an append to the history `epoch`, of which `previous` was the head, to this node, and has it announced to
+    /// Delivers an append, `committed` then, to the history `epoch`, of which `previous` was the head, to this node, and has it announced to
     /// the others, unless too much waits already. Nothing is lost then: the next announcement shows the gap, and every
     /// node compares its position with the log's head.
-    pub(super) fn offer(&self, epoch: Epoch, previous: Checkpoint, events: Vec<Event>) {
+    pub(super) fn offer(&self, epoch: Epoch, previous: Checkpoint, events: Vec<Event>, committed: Instant) {
         let key = |event: &Event| Some((live_key(&epoch, event)?, Vec::new(), event.expires_at?));
         let keys: Vec<_> = events.iter().filter_map(key).collect();
         let for_others = if self.bus.may_have_others() { events.clone() } else { Vec::new() };
@@ -46,8 +50,9 @@ impl Announcements {
         }
         let bytes = for_others.iter().map(|event| size(&event.data, &event.audience)).sum();
         let offered = self.budget.take(bytes).is_some_and(|budget| {
-            let committed = Committed { epoch, previous, events: for_others, keys, _budget: budget };
-            self.queue.try_send(committed).is_ok()
+            let append =
+                Committed { epoch, previous, events: for_others, keys, at: committed, _budget: budget };
+            self.queue.try_send(append).is_ok()
         });
         if !offered {
             metrics::counter!("carillon_announcements_skipped_total").increment(1);
@@ -62,13 +67,19 @@ pub(super) async fn announce(
     ttl: Ttl,
     mut committed: mpsc::Receiver<Committed>,
 ) {
-    while let Some(Committed { epoch, previous, events, keys, _budget }) = committed.recv().await {
+    while let Some(Committed { epoch, previous, events, keys, at, _budget }) = committed.recv().await {
         failpoint::die("announcing");
         if !events.is_empty() {
             let messages = writer.after_append(&epoch, previous, events);
-            if let Err(error) = bus.publish(&messages).await {
-                metrics::counter!("carillon_announcements_failed_total").increment(1);
-                tracing::debug!(%error, "an announcement failed");
+            match bus.publish(&messages).await {
+                Ok(()) => {
+                    let took = at.elapsed().as_secs_f64();
+                    metrics::histogram!("carillon_committed_to_announced_seconds").record(took);
+                }
+                Err(error) => {
+                    metrics::counter!("carillon_announcements_failed_total").increment(1);
+                    tracing::debug!(%error, "an announcement failed");
+                }
             }
         }
         if !keys.is_empty() && ttl.put_until(&keys).await.is_err() {

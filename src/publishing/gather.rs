@@ -13,6 +13,8 @@ use crate::event::NewEvent;
 pub(super) struct Request {
     pub events: Vec<NewEvent>,
     pub reply: oneshot::Sender<Result<Vec<Published>, PublishError>>,
+    /// When the node began with it.
+    pub received: Instant,
     /// Its share of what may wait.
     pub _budget: OwnedSemaphorePermit,
 }
@@ -201,7 +203,12 @@ mod tests {
             request: None,
         };
         let budget = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Request { events: vec![event; events], reply: oneshot::channel().0, _budget: budget }
+        Request {
+            events: vec![event; events],
+            reply: oneshot::channel().0,
+            received: Instant::now(),
+            _budget: budget,
+        }
     }
 
     fn sizes(requests: Option<Vec<Request>>) -> Vec<usize> {

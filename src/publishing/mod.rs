@@ -15,7 +15,7 @@ mod writer;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::mpsc::error::TrySendError;
@@ -197,6 +197,7 @@ impl Publisher {
         drafts: Vec<Draft>,
         key: Option<Key>,
     ) -> Result<Vec<Published>, PublishError> {
+        let received = Instant::now();
         if let Some(key) = &key {
             check_key(&key.name)?;
         }
@@ -226,9 +227,11 @@ impl Publisher {
         let budget = self.budget.take(bytes).ok_or(PublishError::Overloaded)?;
         let stopped = || StoreError::Unavailable("this node is stopping".into());
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { events, reply, _budget: budget }).map_err(|error| match error {
-            TrySendError::Full(_) => PublishError::Overloaded,
-            TrySendError::Closed(_) => stopped().into(),
+        self.requests.try_send(Request { events, reply, received, _budget: budget }).map_err(|error| {
+            match error {
+                TrySendError::Full(_) => PublishError::Overloaded,
+                TrySendError::Closed(_) => stopped().into(),
+            }
         })?;
         answer.await.map_err(|_| stopped())?
     }

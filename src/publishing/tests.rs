@@ -98,11 +98,16 @@ async fn what_waits_to_be_announced_is_bounded_in_bytes() {
         publisher: 1,
     };
     for position in 1..=5 {
-        announcements.offer("e".parse().unwrap(), (position - 1).into(), vec![event(position)]);
+        announcements.offer(
+            "e".parse().unwrap(),
+            (position - 1).into(),
+            vec![event(position)],
+            Instant::now(),
+        );
     }
     assert_eq!(committed.len(), 2);
     drop(committed.try_recv());
-    announcements.offer("e".parse().unwrap(), 5.into(), vec![event(6)]);
+    announcements.offer("e".parse().unwrap(), 5.into(), vec![event(6)], Instant::now());
     assert_eq!(committed.len(), 2, "what was announced makes room");
 }
 

@@ -71,16 +71,19 @@ async fn write_batch(log: &Log, mut batch: Vec<Request>, announcements: &Announc
         }
     };
     failpoint::die("committed");
+    let committed = Instant::now();
     let previous = Checkpoint { position: appended.previous, id: appended.previous_id };
     let (epoch, new) = (appended.epoch.clone(), committed_events(&appended, events));
     let mut outcomes = appended.events.into_iter();
     for (request, count) in batch.into_iter().zip(counts) {
+        let took = committed.saturating_duration_since(request.received);
+        metrics::histogram!("carillon_received_to_committed_seconds").record(took.as_secs_f64());
         let _ = request.reply.send(Ok(outcomes.by_ref().take(count).map(Published::from).collect()));
     }
     metrics::counter!("carillon_published_total").increment(new.len() as u64);
     log.published.fetch_add(new.len() as u64, Ordering::Relaxed);
     if !new.is_empty() {
-        announcements.offer(epoch, previous, new);
+        announcements.offer(epoch, previous, new, committed);
     }
     true
 }
