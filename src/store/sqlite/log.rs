@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{DIALECT, SqliteStore, bound, failed, list, now};
-use crate::event::{Applied, Audience, Epoch, Event, Fingerprint, NewEvent, Position, Priority, UserId};
+use crate::event::{Applied, Epoch, Event, Fingerprint, Millis, NewEvent, Position, Priority, Topic, UserId};
 use crate::store::rows::{EventRow, audience_number, only_topic, scanned};
 use crate::store::scan::{Scan, Scanned};
 use crate::store::{Appended, AppendedEvent, LogState, Result, StoreError};
@@ -37,10 +38,20 @@ const INSERT: &str = "
     values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     on conflict (publisher, idempotency_key, idempotency_index) do nothing
     returning position, id, created_at, expires_at";
+/// Events without keys, as one list. Positions are drawn as the column's own would be, and rise with the list.
+const INSERT_ALL: &str = "
+    insert into events (position, id, type, priority, audience, topic, data, created_at, expires_at, keep_after_read,
+        publisher)
+    select max(?3, coalesce((select seq from sqlite_sequence where name = 'events'), 0)) + 1 + key,
+        unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, ?2, value ->> 6, value ->> 7,
+        value ->> 8
+    from json_each(?1) order by key
+    returning position";
+/// Targets, each with the event's position and priority.
 const TO_USERS: &str = "
-    insert into event_users (user_id, position, priority) select value, ?2, ?3 from json_each(?1)";
+    insert into event_users (user_id, position, priority) select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
 const ON_TOPICS: &str = "
-    insert into event_topics (topic, position, priority) select value, ?2, ?3 from json_each(?1)";
+    insert into event_topics (topic, position, priority) select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
 const FIRST_OF_KEY: &str = "
     select position, id, created_at, expires_at from events
     where publisher = ?1 and idempotency_key = ?2 and idempotency_index = ?3";
@@ -183,6 +194,68 @@ async fn append(
     let mut work = connection.begin_with("BEGIN IMMEDIATE").await?;
     let LogState { epoch, is_new_epoch, head: previous, head_id: previous_id, now, .. } =
         compare(&mut work, applied).await?;
+    let outcomes = if events.iter().all(|event| event.idempotency.is_none()) {
+        insert_all(&mut work, events, previous, now).await?
+    } else {
+        insert_each(&mut work, events, now).await?
+    };
+    let written = || events.iter().zip(&outcomes).filter(|(_, outcome)| !outcome.is_repeat);
+    write_targets(&mut work, TO_USERS, written().flat_map(|(event, outcome)| users(event, outcome.position)))
+        .await?;
+    write_targets(
+        &mut work,
+        ON_TOPICS,
+        written().flat_map(|(event, outcome)| topics(event, outcome.position)),
+    )
+    .await?;
+    work.commit().await?;
+    Ok(Appended { epoch, is_new_epoch, previous, previous_id, events: outcomes })
+}
+
+/// Writes events without keys: each statement costs more than the rows it writes.
+async fn insert_all(
+    connection: &mut SqliteConnection,
+    events: &[NewEvent],
+    head: Position,
+    now: Millis,
+) -> sqlx::Result<Vec<AppendedEvent>> {
+    let row = |e: &NewEvent| {
+        let (id, audience, topic) =
+            (e.id.simple().to_string(), audience_number(&e.audience), only_topic(&e.audience));
+        let (event_type, expires_at) = (e.event_type.as_str(), e.expiry.from(now));
+        serde_json::json!([
+            id,
+            event_type,
+            e.priority as i16,
+            audience,
+            topic,
+            e.data,
+            expires_at,
+            e.keep_after_read,
+            e.publisher
+        ])
+    };
+    let rows: Vec<_> = events.iter().map(row).collect();
+    let query = sqlx::query_scalar(INSERT_ALL).bind(list(&rows)).bind(now).bind(head);
+    let mut positions: Vec<Position> = query.fetch_all(connection).await?;
+    // Rows may be given back in any order.
+    positions.sort_unstable();
+    let outcome = |(position, event): (Position, &NewEvent)| AppendedEvent {
+        position,
+        id: event.id,
+        created_at: now,
+        expires_at: event.expiry.from(now),
+        is_repeat: false,
+    };
+    Ok(positions.into_iter().zip(events).map(outcome).collect())
+}
+
+/// Writes events one by one: of those with a key, the one that came first stays.
+async fn insert_each(
+    connection: &mut SqliteConnection,
+    events: &[NewEvent],
+    now: Millis,
+) -> sqlx::Result<Vec<AppendedEvent>> {
     let mut outcomes = Vec::with_capacity(events.len());
     for event in events {
         let expires_at = event.expiry.from(now);
@@ -202,39 +275,43 @@ async fn append(
             .bind(index)
             .bind(event.request.map(|request| request.hash.to_vec()))
             .bind(event.request.map(|request| request.length))
-            .fetch_optional(&mut *work)
+            .fetch_optional(&mut *connection)
             .await?;
-        let outcome = match inserted {
+        outcomes.push(match inserted {
             Some(row) => appended(&row, false)?,
             None => {
                 let first = sqlx::query(FIRST_OF_KEY).bind(event.publisher).bind(key).bind(index);
-                appended(&first.fetch_one(&mut *work).await?, true)?
+                appended(&first.fetch_one(&mut *connection).await?, true)?
             }
-        };
-        if !outcome.is_repeat {
-            write_targets(&mut work, event, outcome.position).await?;
-        }
-        outcomes.push(outcome);
+        });
     }
-    work.commit().await?;
-    Ok(Appended { epoch, is_new_epoch, previous, previous_id, events: outcomes })
+    Ok(outcomes)
 }
 
-/// Writes whom an event is for. Beside a target, normal priority is null.
-async fn write_targets(
+/// A target with its event's position and priority; normal is null there.
+type Target<T> = (T, Position, Option<i16>);
+
+fn users(event: &NewEvent, position: Position) -> impl Iterator<Item = Target<UserId>> {
+    event.audience.user_ids().iter().map(move |user| (*user, position, beside_target(event.priority)))
+}
+
+fn topics(event: &NewEvent, position: Position) -> impl Iterator<Item = Target<&Topic>> {
+    event.audience.topics().iter().map(move |topic| (topic, position, beside_target(event.priority)))
+}
+
+fn beside_target(priority: Priority) -> Option<i16> {
+    (priority != Priority::Normal).then_some(priority as i16)
+}
+
+/// Writes whom events are for.
+async fn write_targets<T: Serialize>(
     connection: &mut SqliteConnection,
-    event: &NewEvent,
-    position: Position,
+    statement: &'static str,
+    targets: impl Iterator<Item = Target<T>>,
 ) -> sqlx::Result<()> {
-    let priority = (event.priority != Priority::Normal).then_some(event.priority as i16);
-    let Audience::Of { users, topics } = &event.audience else { return Ok(()) };
-    for (statement, targets, is_any) in
-        [(TO_USERS, list(users), !users.is_empty()), (ON_TOPICS, list(topics), !topics.is_empty())]
-    {
-        if is_any {
-            let insert = sqlx::query(statement).bind(targets).bind(position).bind(priority);
-            insert.execute(&mut *connection).await?;
-        }
+    let targets: Vec<_> = targets.collect();
+    if !targets.is_empty() {
+        sqlx::query(statement).bind(list(&targets)).execute(connection).await?;
     }
     Ok(())
 }
