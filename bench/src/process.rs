@@ -22,12 +22,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it; what it prints goes to a file of that name in `folder`.
+    /// Starts it; what it prints goes to a file of that name in `folder`. It is killed at its end: nothing of it is needed
+    /// any more.
     pub fn start(folder: &Path, name: &str, command: &[&str]) -> io::Result<Self> {
-        Self::start_as(&[], "TERM", folder, name, command)
+        Self::start_as(&[], "KILL", folder, name, command)
     }
 
-    /// The same with options of `setpriv`, and the signal by which the server stops soonest.
+    /// The same with options of `setpriv`, and a signal by which a server stops with all it has started.
     pub fn start_as(
         options: &[&str],
         stop_signal: &'static str,

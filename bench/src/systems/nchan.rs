@@ -27,7 +27,8 @@ fn nginx(place: &Place, name: &str, redis: Option<SocketAddr>) -> io::Result<(So
     let file = folder.join("nginx.conf");
     fs::write(&file, configuration(&folder.to_string_lossy(), address, redis))?;
     let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
-    let process = Process::start(&place.folder, name, &["nginx", "-p", &folder, "-c", &file])?;
+    let command = ["nginx", "-p", &folder, "-c", &file];
+    let process = Process::start_as(&[], "TERM", &place.folder, name, &command)?;
     // It answers 503 as long as it has not found its Redis.
     wait_for(address, &post(address, "/publish?id=nobody", "", "x"), "HTTP/1.1 20")?;
     Ok((address, process))
