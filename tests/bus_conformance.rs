@@ -27,12 +27,12 @@ macro_rules! suite {
         // One test each: they need a while to start.
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn over_redis_sentinel() {
-            let servers = RedisSentinels::start().await;
+            let servers = RedisSentinels::start_steady().await;
             $(eprintln!(stringify!($test)); $test(&servers.url()).await;)*
         }
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn over_redis_cluster() {
-            let servers = RedisCluster::start().await;
+            let servers = RedisCluster::start_steady().await;
             $(eprintln!(stringify!($test)); $test(&servers.url()).await;)*
         }
     };

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use carillon::account::Role;
 use serde_json::Value;
 use support::node::{Node, People};
-use support::servers::{RedisServer, postgres_url};
+use support::servers::{RedisServer, patient_redis, postgres_url};
 use support::{DEADLINE, wait_until};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -151,7 +151,8 @@ async fn a_server_that_is_closed_to_strangers_is_named_until_it_is_over() {
     // The default user has a password now; the test goes on as another one.
     let with_password = async |command: &[&str]| {
         let client = redis::Client::open(server.url("").replace("redis://", "redis://:secret@")).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection =
+            client.get_multiplexed_async_connection_with_config(&patient_redis()).await.unwrap();
         redis::Cmd::new().arg(command).exec_async(&mut connection).await.unwrap();
     };
     server.query::<()>(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();

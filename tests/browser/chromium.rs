@@ -226,7 +226,7 @@ impl Tab {
         self.page.execute(SetBlockedUrLsParams::builder().url_pattern(scripts).build()).await.unwrap();
     }
 
-    /// From now on what it sends goes over the wire at so many bytes a second.
+    /// From now on what it sends goes over the wire at so many bytes a second; as fast as it can if that is negative.
     pub async fn throttle_uploads(&self, bytes_a_second: f64) {
         self.page.execute(NetworkEnableParams::default()).await.unwrap();
         let slow = NetworkConditions::new("", 0.0, -1.0, bytes_a_second);

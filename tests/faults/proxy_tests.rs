@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
+use redis::{PushInfo, PushKind, Value};
 use sqlx::Connection as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::proxy::{Direction, Ending, Moment, Proxy, Times, contains};
 use super::resp::PushFault;
 use super::support::DEADLINE;
-use super::support::servers::{RedisServer, postgres_url};
+use super::support::servers::{RedisServer, patient_redis, postgres_url};
 
 /// A proxy, and the server behind it.
 struct Hop {
@@ -401,7 +401,7 @@ impl Subscriber {
             Ok::<_, std::convert::Infallible>(())
         };
         let client = redis::Client::open(proxy.through(&server.url("?protocol=resp3"))).unwrap();
-        let config = AsyncConnectionConfig::new().set_push_sender(received);
+        let config = patient_redis().set_push_sender(received);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
         connection.subscribe("channel").await.unwrap();
         Self { server, proxy, connection, messages }
@@ -411,7 +411,8 @@ impl Subscriber {
     async fn receives(&mut self, count: usize) -> Vec<usize> {
         let before = self.proxy.faults.counts().pushes;
         let client = redis::Client::open(self.server.url("")).unwrap();
-        let mut publisher = client.get_multiplexed_async_connection().await.unwrap();
+        let mut publisher =
+            client.get_multiplexed_async_connection_with_config(&patient_redis()).await.unwrap();
         let mut pipeline = redis::Pipeline::new();
         (0..count).for_each(|number| _ = pipeline.publish("channel", number));
         pipeline.exec_async(&mut publisher).await.unwrap();

@@ -9,10 +9,13 @@ use tokio::sync::watch;
 use super::servers::{RedisServer, free_port};
 use super::{DEADLINE, wait_until};
 
-/// How long a server must be silent before the sentinels count it as gone, in milliseconds.
-const SILENCE: &str = "1000";
+/// How long a server must be silent before the others count it as gone, in milliseconds: where that is to happen soon,
+/// and where it must not happen, although a busy machine lets a server wait for seconds.
+const SENTINELS_NOTICE: &str = "1000";
+const CLUSTER_NOTICES: &str = "2000";
+const STEADY: &str = "60000";
 
-/// A master, a replica, and three sentinels who notice within a second or two.
+/// A master, a replica, and three sentinels.
 pub struct RedisSentinels {
     /// The first is the master at the start.
     pub servers: [RedisServer; 2],
@@ -22,8 +25,18 @@ pub struct RedisSentinels {
 const MASTER: &str = "the-master";
 
 impl RedisSentinels {
-    /// Starts them, and waits until they all know each other.
+    /// Those who notice within a second or two that the master is gone.
     pub async fn start() -> Self {
+        Self::start_noticing(SENTINELS_NOTICE).await
+    }
+
+    /// Those among whom the master stays the same.
+    pub async fn start_steady() -> Self {
+        Self::start_noticing(STEADY).await
+    }
+
+    /// Starts them, and waits until they all know each other.
+    async fn start_noticing(silence: &str) -> Self {
         // The sentinels come as a user of their own, who can be locked out.
         let all = ["allkeys", "allchannels", "allcommands"];
         let users = ["sentinel", "node"].map(|user| [&["--user", user, "on", ">secret"][..], &all].concat());
@@ -34,7 +47,7 @@ impl RedisSentinels {
         let replica = RedisServer::start(&[&own[..], &["--replicaof", "127.0.0.1", &port]].concat()).await;
         let lines = format!(
             "sentinel monitor {MASTER} 127.0.0.1 {port} 2\nsentinel auth-user {MASTER} sentinel\n\
-             sentinel auth-pass {MASTER} secret\nsentinel down-after-milliseconds {MASTER} {SILENCE}\n\
+             sentinel auth-pass {MASTER} secret\nsentinel down-after-milliseconds {MASTER} {silence}\n\
              sentinel failover-timeout {MASTER} 3000"
         );
         let mut sentinels = Vec::new();
@@ -141,8 +154,18 @@ pub struct RedisCluster {
 const SLOTS: [(&str, &str); 3] = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
 
 impl RedisCluster {
-    /// Starts them, and waits until all agree that all is well.
+    /// Those who notice within a few seconds that one of them is gone.
     pub async fn start() -> Self {
+        Self::start_noticing(CLUSTER_NOTICES).await
+    }
+
+    /// Those whose masters stay the same.
+    pub async fn start_steady() -> Self {
+        Self::start_noticing(STEADY).await
+    }
+
+    /// Starts them, and waits until all agree that all is well.
+    async fn start_noticing(silence: &str) -> Self {
         let mut servers = Vec::new();
         let mut bus_ports = Vec::new();
         let mut ids: Vec<String> = Vec::new();
@@ -150,7 +173,7 @@ impl RedisCluster {
         for epoch in 1..=6 {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (announced, bus) = (listener.local_addr().unwrap().port(), free_port().to_string());
-            let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+            let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", silence, "--cluster-port", &bus];
             let quick = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
             let port = announced.to_string();
             let arguments = [&own[..], &quick, &["--cluster-announce-bus-port", &port]].concat();

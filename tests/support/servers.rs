@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use redis::AsyncConnectionConfig;
 use sqlx::Connection as _;
 use tempfile::TempDir;
 
@@ -61,6 +62,12 @@ fn children(parent: u32) -> Vec<u32> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let text = std::fs::read_to_string(path).unwrap();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// How a test asks a Redis: its client waits for half a second unless told otherwise, and a busy machine takes longer.
+pub fn patient_redis() -> AsyncConnectionConfig {
+    let patient = AsyncConnectionConfig::new();
+    patient.set_connection_timeout(Some(DEADLINE)).set_response_timeout(Some(DEADLINE))
 }
 
 /// A Redis of the test's own, which keeps nothing; or a sentinel.
@@ -162,7 +169,7 @@ impl RedisServer {
     /// The answer to one command.
     pub async fn query<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url("")).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient_redis()).await?;
         redis::Cmd::new().arg(command).query_async(&mut connection).await
     }
 }

@@ -38,12 +38,12 @@ macro_rules! suite {
         // One test each: they need a while to start.
         #[tokio::test]
         async fn behind_sentinel() {
-            let servers = RedisSentinels::start().await;
+            let servers = RedisSentinels::start_steady().await;
             $(eprintln!(stringify!($test)); $test(|limits| Ttl::open(&servers.url(), limits).unwrap()).await;)*
         }
         #[tokio::test]
         async fn in_redis_cluster() {
-            let servers = RedisCluster::start().await;
+            let servers = RedisCluster::start_steady().await;
             $(eprintln!(stringify!($test)); $test(|limits| Ttl::open(&servers.url(), limits).unwrap()).await;)*
         }
     };
