@@ -48,9 +48,9 @@ pub(super) struct Gatherer {
     pace: Pace,
 }
 
-/// How many requests are company enough for nobody to wait longer than others are certain to come. What an event costs
-/// hardly falls any more beyond that.
-const ENOUGH: usize = 16;
+/// How many requests are company enough. What an event costs hardly falls any more beyond that, and with many publishers
+/// who await their answers the next ones come while these are written.
+const ENOUGH: usize = 8;
 /// How many requests a wait must bring on average: one publisher that awaits each answer would only be held up.
 const WORTH_WAITING: f64 = 0.5;
 /// After how many appends without a wait it is tried again whether one brings anybody.
@@ -87,15 +87,15 @@ impl Gatherer {
         Some(batch.requests)
     }
 
-    /// So many requests were appended, and it took so long.
-    pub(super) fn appended(&mut self, requests: usize, took: Duration) {
-        self.pace.appended(requests, took, Instant::now());
+    /// An append took so long.
+    pub(super) fn appended(&mut self, took: Duration) {
+        self.pace.appended(took, Instant::now());
     }
 
     async fn wait_for_company(&mut self, batch: &mut Batch, until: Instant) {
         let end = sleep_until(until.into());
         tokio::pin!(end);
-        while !batch.is_full && batch.requests.len() < self.pace.expected.max(ENOUGH) {
+        while !batch.is_full && batch.requests.len() < ENOUGH {
             tokio::select! {
                 () = &mut end => return,
                 next = self.inbox.recv() => match next {
@@ -137,9 +137,6 @@ struct Pace {
     typical: Duration,
     /// When the last one ended.
     ended: Option<Instant>,
-    /// How many requests an append lately had at most. Once so many are there, nobody else is waited for: publishers that
-    /// each wait for their answer are then all among them.
-    expected: usize,
     /// How many requests a wait brought, as a moving average.
     company: f64,
     /// How many appends could have waited and did not, since the last that did.
@@ -148,15 +145,13 @@ struct Pace {
 
 impl Pace {
     fn new(longest: Duration) -> Self {
-        Self { longest, typical: Duration::ZERO, ended: None, expected: 0, company: 1.0, without_wait: 0 }
+        Self { longest, typical: Duration::ZERO, ended: None, company: 1.0, without_wait: 0 }
     }
 
-    fn appended(&mut self, requests: usize, took: Duration, now: Instant) {
+    fn appended(&mut self, took: Duration, now: Instant) {
         let took = took.min(self.longest);
         self.typical = if self.ended.is_some() { (self.typical * 7 + took) / 8 } else { took };
         self.ended = Some(now);
-        // It falls slowly: the number of those who come within a moment varies.
-        self.expected = requests.max(self.expected - self.expected.div_ceil(8));
     }
 
     /// A wait has ended, and brought so many requests.
@@ -215,12 +210,12 @@ mod tests {
         requests.unwrap().iter().map(|request| request.events.len()).collect()
     }
 
-    /// A gatherer after an append of `expected` requests, after which it waits for an hour.
-    fn patient(inbox: mpsc::Receiver<Request>, expected: usize) -> Gatherer {
+    /// A gatherer after an append, after which it waits for an hour.
+    fn patient(inbox: mpsc::Receiver<Request>) -> Gatherer {
         let hour = Duration::from_secs(3_600);
         let limits = PublishLimits { append: 10, append_wait: hour, ..PublishLimits::default() };
         let mut gatherer = Gatherer::new(inbox, limits);
-        gatherer.appended(expected, hour);
+        gatherer.appended(hour);
         gatherer
     }
 
@@ -229,42 +224,27 @@ mod tests {
         let begun = Instant::now();
         let mut pace = Pace::new(5 * MS);
         assert_eq!(pace.waits_until(begun), None, "nothing was appended yet");
-        pace.appended(1, 2 * MS, begun);
+        pace.appended(2 * MS, begun);
         assert_eq!(pace.waits_until(begun + MS), Some(begun + 2 * MS));
         assert_eq!(pace.waits_until(begun + 2 * MS), None, "the writer was idle");
         for _ in 0..100 {
-            pace.appended(1, 100 * MS, begun);
+            pace.appended(100 * MS, begun);
         }
         let until = pace.waits_until(begun).unwrap();
         assert!(until > begun + 4 * MS && until <= begun + 5 * MS, "no longer than the bound");
         for _ in 0..30 {
-            pace.appended(1, MS, begun);
+            pace.appended(MS, begun);
         }
         assert!(pace.waits_until(begun).unwrap() < begun + 2 * MS, "it follows what appends take");
         let mut off = Pace::new(Duration::ZERO);
-        off.appended(1, 2 * MS, begun);
+        off.appended(2 * MS, begun);
         assert_eq!(off.waits_until(begun), None);
-    }
-
-    #[test]
-    fn what_is_expected_rises_at_once_and_falls_slowly() {
-        let mut pace = Pace::new(MS);
-        let mut expected = Vec::new();
-        for requests in [1, 64, 1, 1, 60] {
-            pace.appended(requests, MS, Instant::now());
-            expected.push(pace.expected);
-        }
-        assert_eq!(expected, [1, 64, 56, 49, 60]);
-        for _ in 0..100 {
-            pace.appended(0, MS, Instant::now());
-        }
-        assert_eq!(pace.expected, 0);
     }
 
     #[test]
     fn who_publishes_alone_is_not_held_up() {
         let (mut pace, begun) = (Pace::new(MS), Instant::now());
-        pace.appended(1, MS, begun);
+        pace.appended(MS, begun);
         let mut waits = Vec::new();
         for _ in 0..100 {
             let is_waiting = pace.waits_until(begun).is_some();
@@ -295,27 +275,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_wait_ends_when_all_who_came_before_are_back() {
-        // However few came before: who publishes at a rate does not wait for answers.
-        for (before, until) in [(1, ENOUGH), (20, 20)] {
-            let (requests, inbox) = mpsc::channel(100);
-            let mut gatherer = patient(inbox, before);
-            gatherer.limits.append = 100;
-            requests.try_send(request(1)).ok().unwrap();
-            let next = tokio::spawn(async move { sizes(gatherer.next().await) });
-            for _ in 1..until {
-                tokio::task::yield_now().await;
-                assert!(!next.is_finished(), "it did not wait for company");
-                requests.send(request(1)).await.ok().unwrap();
-            }
-            assert_eq!(next.await.unwrap().len(), until);
+    async fn the_wait_ends_when_there_is_company_enough() {
+        let (requests, inbox) = mpsc::channel(100);
+        let mut gatherer = patient(inbox);
+        gatherer.limits.append = 100;
+        requests.try_send(request(1)).ok().unwrap();
+        let next = tokio::spawn(async move { sizes(gatherer.next().await) });
+        for _ in 1..ENOUGH {
+            tokio::task::yield_now().await;
+            assert!(!next.is_finished(), "it did not wait for company");
+            requests.send(request(1)).await.ok().unwrap();
         }
+        assert_eq!(next.await.unwrap().len(), ENOUGH);
     }
 
     #[tokio::test]
     async fn the_wait_ends_when_the_append_is_full_and_the_rest_comes_next() {
         let (requests, inbox) = mpsc::channel(10);
-        let mut gatherer = patient(inbox, 100);
+        let mut gatherer = patient(inbox);
         for events in [4, 4, 4] {
             requests.try_send(request(events)).ok().unwrap();
         }
