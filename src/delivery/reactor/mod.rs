@@ -166,7 +166,7 @@ impl Reactor {
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(wire, Token(place as usize), interest) {
             tracing::warn!(%error, "a stream's socket cannot be polled");
-            self.table.cut(place);
+            self.table.remove(place);
         }
     }
 

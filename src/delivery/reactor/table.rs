@@ -66,6 +66,14 @@ impl<W> Entry<W> {
     fn key(&self, place: Place) -> SessionKey {
         SessionKey { id: self.id, place }
     }
+
+    /// It may have something to write.
+    fn touch(&mut self, place: Place, touched: &mut VecDeque<Place>) {
+        if !self.is_touched {
+            self.is_touched = true;
+            touched.push_back(place);
+        }
+    }
 }
 
 /// Closing all streams one after the other.
@@ -323,19 +331,13 @@ impl<W: Wire> Table<W> {
         for place in places {
             let Some(entry) = self.entries.get_mut(*place as usize) else { continue };
             does(&mut entry.session, cx);
-            if !entry.is_touched {
-                entry.is_touched = true;
-                self.touched.push_back(*place);
-            }
+            entry.touch(*place, &mut self.touched);
         }
     }
 
     fn touch(&mut self, place: Place) {
-        if let Some(entry) = self.entries.get_mut(place as usize)
-            && !entry.is_touched
-        {
-            entry.is_touched = true;
-            self.touched.push_back(place);
+        if let Some(entry) = self.entries.get_mut(place as usize) {
+            entry.touch(place, &mut self.touched);
         }
     }
 
@@ -459,9 +461,7 @@ impl<W: Wire> Table<W> {
             let key = entry.key(place);
             if !is_done {
                 self.touch(place);
-            } else if entry.session.is_wanting()
-                && let Some((want, has_failed)) = entry.session.wants(cx)
-            {
+            } else if let Some((want, has_failed)) = entry.session.wants(cx) {
                 let reader = entry.session.subscription().reader.clone();
                 self.jobs.push(Job { session: key, reader, want, has_failed });
             }
@@ -470,12 +470,7 @@ impl<W: Wire> Table<W> {
     }
 
     /// Ends a stream at once.
-    pub(super) fn cut(&mut self, place: Place) {
-        self.remove(place);
-    }
-
-    /// A stream is over.
-    fn remove(&mut self, place: Place) {
+    pub(super) fn remove(&mut self, place: Place) {
         let Some(entry) = self.entries.try_remove(place as usize) else { return };
         self.unsent = self.unsent.saturating_sub(entry.connection.waiting());
         let subscription = entry.session.subscription();

@@ -155,11 +155,11 @@ impl Session {
 
     /// What is to be read now, and whether that failed a moment ago. Asked when nothing more can leave.
     pub fn wants(&mut self, cx: &Context) -> Option<(Want, bool)> {
-        let cursor = self.sent.cursor(&cx.epoch);
-        let backlog = self.backlog.get_or_insert_default();
-        if backlog.is_reading {
+        if !self.is_wanting() {
             return None;
         }
+        let cursor = self.sent.cursor(&cx.epoch);
+        let backlog = self.backlog.get_or_insert_default();
         let want = match self.phase {
             Phase::Recalling(up_to, of_each) => Want::History { epoch: cx.epoch.clone(), up_to, of_each },
             Phase::Replaying(up_to) => {
@@ -172,8 +172,7 @@ impl Session {
         Some((want, std::mem::take(&mut backlog.has_failed)))
     }
 
-    /// Whether something is to be read.
-    pub fn is_wanting(&self) -> bool {
+    fn is_wanting(&self) -> bool {
         let is_reading = self.backlog.as_ref().is_some_and(|backlog| backlog.is_reading);
         !is_reading && matches!(self.phase, Phase::Recalling(..) | Phase::Replaying(_))
     }

@@ -110,9 +110,7 @@ impl World {
     /// Whether a frame left. Its cursor says exactly what was sent.
     fn leave(&mut self) -> bool {
         let Some(leaving) = self.session.next(&self.cx) else {
-            if self.session.is_wanting() {
-                self.reading = self.session.wants(&self.cx).or(self.reading.take());
-            }
+            self.reading = self.session.wants(&self.cx).or(self.reading.take());
             return false;
         };
         let text = std::str::from_utf8(leaving.chunk.body()).unwrap();

@@ -297,7 +297,7 @@ async fn changes_of_presence_go_to_those_who_know_who_is_there() {
     world.hub.begin_presence(key, &reader, body("who is there now"));
     let all = world.until(&mut watches, "who is there now").await;
     assert!(!all.contains("nothing now") && !all.contains("in vain"), "{all}");
-    world.table.cut(watches.place);
+    world.table.remove(watches.place);
     let changes = world.hub.take_presence();
     assert!(changes.topics.contains(&topic) && changes.unaware.is_empty());
     assert_eq!(world.hub.here_on(&topic).users.len(), 1);

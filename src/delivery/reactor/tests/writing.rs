@@ -195,7 +195,7 @@ async fn nothing_is_left_of_streams_that_came_and_went() {
     let kept: Registration = world.hub.admit(&subscription(9, &["kept"])).unwrap();
     for round in 0..200 {
         let stream = world.start(subscription(round % 7, &["a", "b"]), Wish::default()).unwrap();
-        world.table.cut(stream.place);
+        world.table.remove(stream.place);
     }
     assert_eq!((world.table.len(), world.hub.len()), (0, 1));
     let concerns = |audience: Audience| world.hub.lock().concerns(&audience);
