@@ -28,6 +28,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::csrf::CsrfLayer;
@@ -96,9 +97,12 @@ pub struct Services {
     pub notifier: Notifier,
 }
 
-/// The state of all handlers; each takes only its part.
+/// The state of all handlers; each takes only its part. Cheap to clone: every request does, some several times.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<AppParts>);
+
+/// What [`App`] shares.
+pub struct AppParts {
     services: Services,
     pages: Pages,
     settings: Settings,
@@ -108,6 +112,14 @@ pub struct App {
 }
 
 impl std::ops::Deref for App {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for AppParts {
     type Target = Services;
 
     fn deref(&self) -> &Services {
@@ -144,7 +156,8 @@ parts!(
 pub fn router(services: Services, settings: Settings) -> Result<Router, minijinja::Error> {
     let pages = Pages::load(settings.examples)?;
     let (watchers, uploads) = (Watchers::default(), Uploads::default());
-    let app = App { services, pages, settings, watchers, uploads, user_agents: UserAgents::default() };
+    let user_agents = UserAgents::default();
+    let app = App(Arc::new(AppParts { services, pages, settings, watchers, uploads, user_agents }));
     let publishing = Router::new()
         .route("/api/v1/events", post(events::publish))
         .layer(DefaultBodyLimit::max(settings.max_data_bytes + EVENT_OVERHEAD))
@@ -193,16 +206,20 @@ pub fn router(services: Services, settings: Settings) -> Result<Router, minijinj
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not know this method")
         })
-        .layer(CsrfLayer::new().with_rejection_response(foreign))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(header("content-security-policy", CSP))
-        .layer(header("x-content-type-options", "nosniff"))
-        .layer(header("referrer-policy", "same-origin"))
-        .layer(SetResponseHeaderLayer::if_not_present(
-            HeaderName::from_static("cache-control"),
-            HeaderValue::from_static("no-store"),
-        ))
-        .layer(middleware::from_fn(unread::discard_unread))
+        // All in one, the outermost first: each layer of its own would be one more box for each request.
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn(unread::discard_unread))
+                .layer(SetResponseHeaderLayer::if_not_present(
+                    HeaderName::from_static("cache-control"),
+                    HeaderValue::from_static("no-store"),
+                ))
+                .layer(header("referrer-policy", "same-origin"))
+                .layer(header("x-content-type-options", "nosniff"))
+                .layer(header("content-security-policy", CSP))
+                .layer(CatchPanicLayer::custom(panicked))
+                .layer(CsrfLayer::new().with_rejection_response(foreign)),
+        )
         .with_state(app))
 }
 

@@ -20,6 +20,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
 
 use self::connections::Connections;
+use self::session::PREPARED_STATEMENTS;
 use super::scan::Dialect;
 use super::schema::{Applied, COMPATIBLE_FROM, POSTGRES, judge, migrator};
 use super::{Pool, Result, Schema, StoreError, StoreLimits};
@@ -175,6 +176,9 @@ fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 
 /// Whether trying again later may help: connections, resources, an operator's doing, a lock or a rollback.
 fn is_passing(code: &str) -> bool {
-    // 55P03: lock_timeout. 25006: a standby, until it is promoted or the name points elsewhere.
-    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || matches!(code, "55P03" | "25006")
+    // 55P03: lock_timeout. 25006: a standby, until it is promoted or the name points elsewhere. A pooler that has shared
+    // sessions leaves connections without their prepared statements: each fails once and is closed.
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+        || matches!(code, "55P03" | "25006")
+        || PREPARED_STATEMENTS.contains(&code)
 }

@@ -13,21 +13,21 @@ use uuid::Uuid;
 use super::*;
 
 /// Appenders at once, and appends of each.
-const APPENDERS: usize = 24;
+pub const APPENDERS: usize = 24;
 const APPENDS: usize = 40;
 
 pub async fn a_cursor_reader_beside_many_appenders_misses_nothing(store: &Store) {
-    let (appended, missed) = appended_and_missed(store).await;
+    let (appended, missed) = appended_and_missed(store, || store.clone()).await;
     assert!(appended >= APPENDERS * APPENDS, "{appended}");
     assert_eq!(missed, 0, "of {appended}");
 }
 
 /// Appends from many tasks at once beside one reader that goes on from where it was; how many there were, and
 /// how many the reader was never shown.
-pub async fn appended_and_missed(store: &Store) -> (usize, usize) {
+pub async fn appended_and_missed(store: &Store, appender: impl Fn() -> Store) -> (usize, usize) {
     let is_over = Arc::new(AtomicBool::new(false));
     let reader = tokio::spawn(follow(store.clone(), is_over.clone()));
-    let appenders: Vec<_> = (0..APPENDERS).map(|_| tokio::spawn(append_often(store.clone()))).collect();
+    let appenders: Vec<_> = (0..APPENDERS).map(|_| tokio::spawn(append_often(appender()))).collect();
     let mut appended = BTreeSet::new();
     for appender in appenders {
         for position in appender.await.unwrap() {

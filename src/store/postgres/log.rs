@@ -71,14 +71,13 @@ impl PostgresStore {
         }
         // One statement on its own, so that the log's lock is never held across a round trip.
         let columns = Columns::of(events);
-        let row =
-            self.within(async |c| columns.append(c, applied).await).await.map_err(|failure| match failure
-                .code()
-            {
+        let row = self.connections.within_writer(async |c| columns.append(c, applied).await).await.map_err(
+            |failure| match failure.code() {
                 Some(code) if code == NOT_YET_WRITTEN => StoreError::Form(TARGETS_FORM),
                 Some(code) if code == KEY_REUSED => StoreError::KeyReused(reused_places(&failure)),
                 _ => failure.into(),
-            })?;
+            },
+        )?;
         Ok(appended(&row, events).map_err(Failure::Sql)?)
     }
 

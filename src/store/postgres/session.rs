@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 4;
 
 /// SQLSTATE: a prepared statement that does not exist, or exists already. On a session of one's own neither happens.
-const PREPARED_STATEMENTS: [&str; 2] = ["26000", "42P05"];
+pub(super) const PREPARED_STATEMENTS: [&str; 2] = ["26000", "42P05"];
 
 /// What a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
