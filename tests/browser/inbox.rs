@@ -369,7 +369,8 @@ async fn a_hundred_events_a_second_move_nothing_that_is_read() {
     tab.eval("scrollTo(0, 2000)").await;
     tab.until("scrollY > 1000").await;
     // Where what is looked at stands, and not how far the page is scrolled: what is above it may get its true height later.
-    tab.eval("window.seen = document.elementFromPoint(innerWidth / 2, innerHeight / 2).closest('.entry')").await;
+    tab.eval("window.seen = document.elementFromPoint(innerWidth / 2, innerHeight / 2).closest('.entry')")
+        .await;
     let top = tab.eval("Math.round(seen.getBoundingClientRect().top)").await;
     site.send(titled("late one")).await;
     site.send(titled("late two")).await;
