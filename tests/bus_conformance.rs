@@ -295,13 +295,14 @@ async fn a_frozen_redis_keeps_nobody_waiting_again_and_again() {
     server.pause();
     assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
     // Longer than several attempts at a connection take.
-    let begun = Instant::now();
+    let (begun, mut calls) = (Instant::now(), 0);
     while begun.elapsed() < deadline * 4 {
-        let called = Instant::now();
         assert!(member.bus.publish(&[("channel".into(), "x".into())]).await.is_err());
-        assert!(called.elapsed() < deadline / 2, "publishing took {:?}", called.elapsed());
+        calls += 1;
         sleep(Duration::from_millis(5)).await;
     }
+    // If each waited for the server, they would be four.
+    assert!(calls >= 20, "only {calls} calls were answered");
     server.resume();
     member.until(&BusEvent::Gap).await;
     member.works_again(&server.url(""), "channel").await;

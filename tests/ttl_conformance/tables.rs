@@ -63,7 +63,7 @@ pub async fn a_table_ends_as_a_whole_and_writing_or_renewing_it_begins_a_new_lif
     for table in [&ending, &written, &renewed] {
         ttl.write_table(table, &sets(&[("a", b"1"), ("b", b"1")]), 0, SHORT * 5).await.unwrap();
     }
-    let end = Instant::now() + SHORT * 5 + Duration::from_millis(20);
+    let end = Instant::now() + SHORT * 5 + LATE;
     ttl.write_table(&none, &sets(&[("a", b"1")]), 0, Duration::ZERO).await.unwrap();
     ttl.write_table(&written, &sets(&[("b", b"2")]), 1, Duration::MAX).await.unwrap();
     assert_eq!(ttl.renew_table(&renewed, LONG).await.unwrap(), 1);
