@@ -368,7 +368,19 @@ async fn a_hundred_events_a_second_move_nothing_that_is_read() {
     // A few wait while somebody is further down, and come where they belong.
     tab.eval("scrollTo(0, 2000)").await;
     tab.until("scrollY > 1000").await;
-    // Where what is looked at stands, and not how far the page is scrolled: what is above it may get its true height later.
+    // Where what is looked at stands, once it has come to rest: entries get their true heights when they come into view.
+    tab.eval(
+        "new Promise((done) => {
+             let [before, calm] = [0, 0];
+             const look = () => {
+                 const heights = document.getElementById('entries').scrollHeight;
+                 calm = heights === before ? calm + 1 : 0;
+                 before = heights;
+                 calm > 10 ? done(true) : requestAnimationFrame(look);
+             };
+             look(); })",
+    )
+    .await;
     tab.eval("window.seen = document.elementFromPoint(innerWidth / 2, innerHeight / 2).closest('.entry')")
         .await;
     let top = tab.eval("Math.round(seen.getBoundingClientRect().top)").await;
