@@ -130,12 +130,11 @@ fn head(response: Response, framing: Framing) -> Bytes {
     if !parts.headers.contains_key(header::DATE) {
         head.extend_from_slice(format!("date: {}\r\n", HttpDate::from(SystemTime::now())).as_bytes());
     }
-    // No `connection: close` with chunks, although the connection ends with the stream: Node's `fetch` takes whatever has come
-    // by then for a whole body, and clients that read by it would not come back after a node was killed.
-    head.extend_from_slice(match framing {
-        Framing::Chunked => b"transfer-encoding: chunked\r\n\r\n",
-        Framing::UntilClose => b"connection: close\r\n\r\n",
-    });
+    head.extend_from_slice(b"connection: close\r\n");
+    if framing == Framing::Chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
     head.into()
 }
 

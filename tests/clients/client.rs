@@ -26,8 +26,6 @@ pub enum Client {
     EventSource5,
     FetchEventSource,
     EventSourceParser,
-    /// What the four before read by, by itself; not one of [`ALL`].
-    Fetch,
     HttpxSse,
     SseclientPy,
     RequestsSse,
@@ -66,7 +64,6 @@ impl Client {
             Self::EventSource5 => install::node(&["eventsource.mjs", "eventsource5"]),
             Self::FetchEventSource => install::node(&["fetch-event-source.mjs"]),
             Self::EventSourceParser => install::node(&["eventsource-parser.mjs"]),
-            Self::Fetch => install::node(&["fetch.mjs"]),
             Self::HttpxSse => install::python("httpx_sse_client.py"),
             Self::SseclientPy => install::python("sseclient_py.py"),
             Self::RequestsSse => install::python("requests_sse_client.py"),

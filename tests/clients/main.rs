@@ -149,29 +149,6 @@ async fn outlives_a_killed_node(clients: &[Client], has_received: bool) {
     assert_eq!(failures_of(&streams, &expected).await, Vec::<String>::new());
 }
 
-/// A killed node is an error to `fetch` and not an end, directly and through a proxy: an unframed body that is cut off ends
-/// well, and some clients that read by `fetch` come back only after an error.
-#[tokio::test]
-async fn a_killed_node_is_an_error_to_fetch() {
-    let mut place = Place::new().await;
-    let balancer = Balancer::start([&place.node.address, &place.node.address, &place.node.address]).await;
-    let streams = [&place.node.address, &balancer.address].map(|address| format!("{address}/api/v1/stream"));
-    let running = Running::start(Client::Fetch, &streams, &place.alice).await;
-    for stream in [0, 1] {
-        running.connected(stream).await;
-    }
-    place.publish_all(&[1]).await;
-    for stream in [0, 1] {
-        running.has_events(stream, 1).await;
-        assert_eq!(running.end(stream), None);
-    }
-    place.node.kill();
-    for stream in [0, 1] {
-        wait_until(DEADLINE, "the stream is over", async || running.end(stream).is_some()).await;
-        assert_eq!(running.end(stream).as_deref(), Some("with an error"), "stream {stream}");
-    }
-}
-
 /// All nodes behind the proxy are away until every client has asked for them.
 async fn outlives_all_nodes(clients: &[Client]) {
     let mut place = Place::new().await;
