@@ -2,6 +2,7 @@
 //! inbox by which it is told what is for them. No event waits for a lock, a task or a buffer of a listener.
 
 mod connection;
+mod draining;
 mod index;
 mod table;
 mod wheel;

@@ -11,6 +11,7 @@ use slab::Slab;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Outgoing, Wire, Written};
+use super::draining::Draining;
 use super::index::{Index, Place};
 use super::wheel::Wheel;
 use crate::delivery::backlog::Want;
@@ -74,14 +75,6 @@ impl<W> Entry<W> {
             touched.push_back(place);
         }
     }
-}
-
-/// Closing all streams one after the other.
-struct Draining {
-    left: Vec<SessionKey>,
-    all: usize,
-    begun: Instant,
-    window: Duration,
 }
 
 /// See the module.
@@ -204,14 +197,14 @@ impl<W: Wire> Table<W> {
             reading: None,
             _registration: registration,
         };
-        let place = Place::try_from(self.entries.insert(entry)).unwrap_or(Place::MAX);
+        let place = place_of(self.entries.insert(entry));
         let entry = &self.entries[place as usize];
         self.index.add(place, entry.session.subscription());
         let key = entry.key(place);
         self.hub.has_come(key, entry.session.subscription());
         self.wheel.add(key, self.tick + 1);
         if let Some(draining) = &mut self.draining {
-            draining.left.push(key);
+            draining.add(key);
         }
         if has_failed {
             self.remove(place)
@@ -261,15 +254,14 @@ impl<W: Wire> Table<W> {
             }
             Message::Drain(window) => self.drain(window),
             Message::Cut => {
-                let places: Vec<Place> = self.places();
-                places.into_iter().for_each(|place| self.remove(place));
+                self.places().into_iter().for_each(|place| self.remove(place));
             }
             Message::Start(_) | Message::Stop => {}
         }
     }
 
     fn places(&self) -> Vec<Place> {
-        self.entries.iter().map(|(place, _)| Place::try_from(place).unwrap_or(Place::MAX)).collect()
+        self.entries.iter().map(|(place, _)| place_of(place)).collect()
     }
 
     fn begin(&mut self, epoch: Epoch, applied: Checkpoint) {
@@ -320,7 +312,7 @@ impl<W: Wire> Table<W> {
         places.clear();
         if self.index.targets(audience, &mut places).is_none() {
             let everyone = self.entries.iter().filter(|(_, entry)| entry.session.wants_everyone());
-            places.extend(everyone.map(|(place, _)| Place::try_from(place).unwrap_or(Place::MAX)));
+            places.extend(everyone.map(|(place, _)| place_of(place)));
         }
         self.each_of(&places, does);
         self.places = places;
@@ -370,29 +362,17 @@ impl<W: Wire> Table<W> {
     }
 
     fn drain(&mut self, window: Duration) {
-        let left: Vec<_> = self
-            .entries
-            .iter()
-            .map(|(place, entry)| entry.key(Place::try_from(place).unwrap_or(Place::MAX)))
-            .collect();
-        let all = left.len();
-        self.draining = Some(Draining { left, all, begun: Instant::now(), window });
+        let left = self.entries.iter().map(|(place, entry)| entry.key(place_of(place))).collect();
+        self.draining = Some(Draining::of(left, window));
         self.drain_on();
     }
 
+    /// Closes the streams whose turn it is.
     fn drain_on(&mut self) {
         let Some(draining) = &mut self.draining else { return };
-        let part = match draining.window.is_zero() {
-            true => 1.0,
-            false => draining.begun.elapsed().as_secs_f64() / draining.window.as_secs_f64(),
-        };
-        let may_stay = (draining.all as f64 * (1.0 - part).max(0.0)) as usize;
-        let goes = draining.left.split_off(may_stay.min(draining.left.len()));
-        let places: Vec<Place> = goes
-            .into_iter()
-            .filter(|key| find(&mut self.entries, *key).is_some())
-            .map(|key| key.place)
-            .collect();
+        let goes = draining.take_due().into_iter();
+        let is_there = |key: &SessionKey| find(&mut self.entries, *key).is_some();
+        let places: Vec<Place> = goes.filter(is_there).map(|key| key.place).collect();
         self.each_of(&places, |session, cx| session.close(Closing::Reconnect, cx));
     }
 
@@ -477,6 +457,11 @@ impl<W: Wire> Table<W> {
         self.index.remove(place, subscription);
         self.hub.has_gone(entry.key(place), subscription);
     }
+}
+
+/// The slab's number of an entry, which is never as large as that.
+fn place_of(number: usize) -> Place {
+    Place::try_from(number).unwrap_or(Place::MAX)
 }
 
 /// The session with this key, if it is not over.
